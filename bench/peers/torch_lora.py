@@ -29,6 +29,8 @@ import statistics
 import threading
 import time
 
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+
 PRESETS = {
     "gpt2-124m": dict(n_layer=12, n_embd=768, n_head=12, vocab_size=50257, n_positions=1024),
     "l6d384": dict(n_layer=6, n_embd=384, n_head=6, vocab_size=8192, n_positions=1024,
