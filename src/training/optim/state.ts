@@ -1,0 +1,169 @@
+import { TunesmithError } from "../../errors/index.js";
+import type { OptimizerState, Params } from "./types.js";
+
+/** An optimiser state as two flat tables, the form it takes in a checkpoint. */
+export interface FlatOptimizerState {
+  /** Keys are `slot/parameter`, with a `chain` index before each level, as in `1/mu/layer.lora_A`. */
+  readonly tensors: ReadonlyMap<string, Float32Array>;
+  readonly scalars: Readonly<Record<string, number>>;
+}
+
+/** A state with the given slots, each holding one zero-filled array per parameter. */
+export function createState(
+  params: Params,
+  slots: readonly string[] = [],
+  scalars: Record<string, number> = {},
+): OptimizerState {
+  const zeros = (): Params =>
+    new Map([...params].map(([name, data]) => [name, new Float32Array(data.length)]));
+  return {
+    slots: Object.fromEntries(slots.map((slot) => [slot, zeros()])),
+    scalars: { ...scalars },
+    inner: [],
+  };
+}
+
+/** The array of `slot` that belongs to a parameter, with its length checked against the parameter's. */
+export function slotOf(state: OptimizerState, slot: string, name: string, length: number): Float32Array {
+  const data = state.slots[slot]?.get(name);
+  if (!data) {
+    throw new TunesmithError(
+      "tensor-not-found",
+      `the optimiser state has no '${slot}' for parameter '${name}'`,
+      {
+        fix: "call optimizer.init(params) again after adding parameters",
+        details: { slot, name },
+      },
+    );
+  }
+  if (data.length !== length)
+    throw lengthMismatch(`optimiser state '${slot}' of '${name}'`, data.length, length);
+  return data;
+}
+
+/** The parameter a gradient belongs to, with the lengths checked. */
+export function parameterOf(params: Params, name: string, length: number): Float32Array {
+  const data = params.get(name);
+  if (!data) {
+    throw new TunesmithError("tensor-not-found", `gradient '${name}' belongs to no parameter`, {
+      fix: "pass the gradients of the trainable parameters only, under the same names",
+      details: { name },
+    });
+  }
+  if (data.length !== length) throw lengthMismatch(`gradient of '${name}'`, length, data.length);
+  return data;
+}
+
+function lengthMismatch(what: string, found: number, expected: number): TunesmithError {
+  return new TunesmithError("shape-mismatch", `${what} has ${found} values, expected ${expected}`, {
+    fix: "make parameters, gradients and optimiser state come from the same model",
+    details: { found, expected },
+  });
+}
+
+/**
+ * Flattens an optimiser state for storage. The arrays are the live ones, not copies.
+ *
+ * @example
+ * ```ts
+ * import { adamw, flattenOptimizerState } from "tunesmith/training";
+ * const params = new Map([["w", new Float32Array(3)]]);
+ * const state = adamw({ lr: 1e-3 }).init(params);
+ * console.log([...flattenOptimizerState(state).tensors.keys()]);
+ * ```
+ */
+export function flattenOptimizerState(state: OptimizerState): FlatOptimizerState {
+  const tensors = new Map<string, Float32Array>();
+  const scalars: Record<string, number> = {};
+  visit(state, "", (prefix, part) => {
+    for (const [slot, values] of Object.entries(part.slots)) {
+      for (const [name, data] of values) tensors.set(`${prefix}${slot}/${name}`, data);
+    }
+    for (const [key, value] of Object.entries(part.scalars)) scalars[prefix + key] = value;
+  });
+  return { tensors, scalars };
+}
+
+/**
+ * Copies a stored state into a freshly initialised one, bit for bit.
+ *
+ * @throws `checkpoint-mismatch` when the stored entries are not exactly those of `state` (other optimiser, other
+ *   parameters, other sizes), naming them. Nothing is written in that case.
+ */
+export function restoreOptimizerState(state: OptimizerState, stored: FlatOptimizerState): void {
+  const live = flattenOptimizerState(state);
+  const problems = tensorDifferences(live.tensors, stored.tensors);
+  for (const key of Object.keys(live.scalars))
+    if (!(key in stored.scalars)) problems.push(`missing scalar '${key}'`);
+  for (const key of Object.keys(stored.scalars)) {
+    if (!(key in live.scalars)) problems.push(`unexpected scalar '${key}'`);
+  }
+  if (problems.length > 0) throw stateMismatch("optimiser state", problems);
+  for (const [key, data] of live.tensors) copyBits(data, stored.tensors.get(key));
+  visit(state, "", (prefix, part) => {
+    for (const key of Object.keys(part.scalars))
+      part.scalars[key] = stored.scalars[prefix + key] ?? Number.NaN;
+  });
+}
+
+/**
+ * Copies stored parameters into the live ones, bit for bit.
+ *
+ * @throws `checkpoint-mismatch` when names or sizes differ, naming them. Nothing is written in that case.
+ */
+export function restoreParams(params: Params, stored: Params): void {
+  const problems = tensorDifferences(params, stored);
+  if (problems.length > 0) throw stateMismatch("parameters", problems);
+  for (const [name, data] of params) copyBits(data, stored.get(name));
+}
+
+/** A deep copy of named arrays. */
+export function copyParams(params: Params): Map<string, Float32Array> {
+  return new Map([...params].map(([name, data]) => [name, data.slice()]));
+}
+
+/** Byte copies, since moving a float through a register may quieten a NaN and change its bits. */
+function copyBits(to: Float32Array, from: Float32Array | undefined): void {
+  if (from) bytesOf(to).set(bytesOf(from));
+}
+
+function bytesOf(data: Float32Array): Uint8Array {
+  return new Uint8Array(data.buffer, data.byteOffset, data.byteLength);
+}
+
+function visit(
+  state: OptimizerState,
+  prefix: string,
+  each: (prefix: string, part: OptimizerState) => void,
+): void {
+  each(prefix, state);
+  state.inner.forEach((part, index) => {
+    visit(part, `${prefix}${index}/`, each);
+  });
+}
+
+function tensorDifferences(live: Params, stored: Params): string[] {
+  const problems: string[] = [];
+  for (const [name, data] of live) {
+    const other = stored.get(name);
+    if (!other) problems.push(`missing '${name}'`);
+    else if (other.length !== data.length) {
+      problems.push(`'${name}' has ${other.length} values, expected ${data.length}`);
+    }
+  }
+  for (const name of stored.keys()) if (!live.has(name)) problems.push(`unexpected '${name}'`);
+  return problems;
+}
+
+function stateMismatch(what: string, problems: readonly string[]): TunesmithError {
+  const shown = problems.slice(0, 5).join("; ");
+  const rest = problems.length > 5 ? `; and ${problems.length - 5} more` : "";
+  return new TunesmithError(
+    "checkpoint-mismatch",
+    `the stored ${what} do not fit this run: ${shown}${rest}`,
+    {
+      fix: "resume with the model, adapter and optimiser settings the checkpoint was written with",
+      details: { problems },
+    },
+  );
+}
