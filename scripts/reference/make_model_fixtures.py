@@ -142,7 +142,7 @@ def version_4_config(config):
     """The configuration dictionary in the spelling of transformers 4, or None where nothing differs."""
     if "rope_parameters" not in config:
         return None
-    old = {key: value for key, value in config.items() if key not in ("rope_parameters", "dtype", "layer_types")}
+    old = {key: value for key, value in config.items() if key not in ("rope_parameters", "dtype", "layer_types", "_sliding_window_pattern")}
     parameters = dict(config["rope_parameters"])
     if config["model_type"] == "gemma3_text":
         old["rope_local_base_freq"] = parameters["sliding_attention"]["rope_theta"]

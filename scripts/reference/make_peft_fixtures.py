@@ -1,0 +1,184 @@
+"""Adapter folders written by PEFT for the tiny gpt2 and llama fixtures, and what PEFT computes with them.
+
+    python3 -m venv .cache/reference
+    .cache/reference/bin/pip install -r scripts/reference/requirements.txt
+    .cache/reference/bin/python scripts/reference/make_model_fixtures.py gpt2 llama     # the base models, if absent
+    .cache/reference/bin/python scripts/reference/make_peft_fixtures.py [MODEL-CASE ...]
+
+Writes fixtures/peft/MODEL-CASE/: adapter_config.json and adapter_model.safetensors as save_pretrained writes them
+(lists that come from sets are sorted, the model card is dropped), every trainable tensor random and non-zero, and
+expected.safetensors, computed after loading that folder onto the untouched base:
+
+  input_ids [2,12] int64, logits [2,12,V], loss []    mean next-token cross-entropy
+  merged_logits [2,12,V]                              after merge_and_unload
+  grad.NAME                                           gradient of the loss by the tensor NAME of the adapter file
+
+PEFT's own `merged_logits` differ from `logits` where an adapted or replaced embedding is tied to the output layer:
+merging writes into the shared weight. `fixtures/peft/cases.json` lists the largest difference per case.
+"""
+
+import json
+import os
+import sys
+import tempfile
+from pathlib import Path
+
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+
+import torch
+import torch.nn.functional as F
+from peft import LoraConfig, PeftModel, get_peft_model
+from safetensors.torch import load_file, save_file
+from transformers import AutoModelForCausalLM
+
+ROOT = Path(__file__).resolve().parents[2]
+os.chdir(ROOT)  # Relative model paths, because PEFT stores the path of the base model in the adapter.
+FOLDER = Path("fixtures/peft")
+
+COMMON = dict(r=4, lora_alpha=8, lora_dropout=0.0, task_type="CAUSAL_LM")
+DEFAULT_TARGETS = {"gpt2": ["c_attn"], "llama": ["q_proj", "v_proj"]}
+
+# Case -> LoraConfig arguments; "both" for both models, otherwise by model.
+CASES = {
+    "plain": dict(both={}),
+    "rslora": dict(both=dict(use_rslora=True, r=5, lora_alpha=3)),
+    "patterns": dict(
+        gpt2=dict(target_modules=["c_attn", "c_proj", "c_fc"],
+                  rank_pattern={r"h\.0\.attn\.c_attn": 2, "mlp.c_proj": 6}, alpha_pattern={"c_fc": 20, "c_attn": 5}),
+        llama=dict(target_modules=["q_proj", "v_proj", "down_proj"],
+                   rank_pattern={"layers.1.self_attn.q_proj": 2, "q_proj": 3, r".*\.mlp\.down_proj": 6},
+                   alpha_pattern={"v_proj": 20, r"layers\.\d\.mlp\.down_proj": 5})),
+    "dora": dict(gpt2=dict(use_dora=True, target_modules=["c_attn", "c_fc"]),
+                 llama=dict(use_dora=True, target_modules=["q_proj", "up_proj"])),
+    "dora-embedding": dict(llama=dict(use_dora=True, target_modules=["embed_tokens", "k_proj"])),
+    "bias-all": dict(gpt2=dict(bias="all")),
+    "bias-lora-only": dict(gpt2=dict(bias="lora_only")),
+    "save-lm-head": dict(gpt2=dict(modules_to_save=["lm_head"]),
+                         llama=dict(modules_to_save=["lm_head", "input_layernorm"])),
+    "save-embedding": dict(gpt2=dict(modules_to_save=["wte"]), llama=dict(modules_to_save=["embed_tokens"])),
+    "embedding": dict(gpt2=dict(target_modules=["wte", "wpe", "c_fc"]),
+                      llama=dict(target_modules=["embed_tokens", "o_proj"])),
+    "output-layer": dict(llama=dict(target_modules=["lm_head", "q_proj"])),
+    "tokens": dict(gpt2=dict(trainable_token_indices=[3, 17, 40]),
+                   llama=dict(trainable_token_indices={"embed_tokens": [0, 5, 44]})),
+    # PEFT merges lora_bias only into maps that have a bias, which llama's have not.
+    "lora-bias": dict(gpt2=dict(lora_bias=True)),
+    "pissa": dict(both=dict(init_lora_weights="pissa")),
+    "pissa-portable": dict(both=dict(init_lora_weights="pissa")),
+    # PEFT's OLoRA initialisation fails on the transposed weights of gpt2 (matrix shapes do not fit).
+    "olora": dict(llama=dict(init_lora_weights="olora")),
+    "exclude": dict(
+        gpt2=dict(target_modules=["c_attn", "c_proj"], exclude_modules=["mlp.c_proj", "transformer.h.1.attn.c_attn"]),
+        llama=dict(target_modules=["q_proj", "v_proj", "down_proj"], exclude_modules=r".*\.0\..*_proj")),
+    "layers": dict(gpt2=dict(layers_to_transform=[1]), llama=dict(layers_to_transform=0, layers_pattern="layers")),
+    "regex": dict(gpt2=dict(target_modules=r".*h\.1\.(attn\.c_attn|mlp\.c_fc)"),
+                  llama=dict(target_modules=r"model\.layers\.[01]\.mlp\.(gate|up)_proj")),
+    "all-linear": dict(both=dict(target_modules="all-linear", r=2)),
+}
+
+
+def base_model(name):
+    model = AutoModelForCausalLM.from_pretrained(f"fixtures/models/{name}", attn_implementation="eager",
+                                                 dtype=torch.float32)
+    return model.eval()
+
+
+def randomise(model, generator):
+    """Noise on everything trainable; factors that carry meaning (magnitudes, replaced weights) move a little."""
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if not parameter.requires_grad:
+                continue
+            noise = torch.randn(parameter.shape, generator=generator)
+            if "magnitude" in name:
+                parameter.mul_(1 + 0.2 * noise)
+            else:
+                parameter.add_(noise * 0.2)
+
+
+def file_name(parameter):
+    """The name under which the adapter file holds a parameter of the adapted model."""
+    for found, stored in (("modules_to_save.default.", ""), (".default.weight", ".weight"), (".default", "")):
+        parameter = parameter.replace(found, stored)
+    return parameter.replace("lora_magnitude_vector.weight", "lora_magnitude_vector")
+
+
+def loss_of(logits, input_ids):
+    return F.cross_entropy(logits[:, :-1].flatten(0, 1), input_ids[:, 1:].flatten())
+
+
+def write_adapter(model, folder, case):
+    """save_pretrained; the portable PiSSA case is converted to a plain adapter of doubled rank on the original base."""
+    generator = torch.Generator().manual_seed(7)
+    with tempfile.TemporaryDirectory() as initial:
+        if case == "pissa-portable":
+            model.peft_config["default"].init_lora_weights = True
+            model.save_pretrained(initial)
+            model.peft_config["default"].init_lora_weights = "pissa"
+        randomise(model, generator)
+        options = dict(path_initial_model_for_weight_conversion=initial) if case == "pissa-portable" else {}
+        model.save_pretrained(folder, **options)
+    (folder / "README.md").unlink()
+    path = folder / "adapter_config.json"
+    config = json.loads(path.read_text())
+    for key in ("target_modules", "exclude_modules", "modules_to_save"):
+        if isinstance(config[key], list):
+            config[key] = sorted(config[key])
+    path.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n")
+
+
+def expected_of(name, folder, generator):
+    model = PeftModel.from_pretrained(base_model(name), folder, is_trainable=True).eval()
+    input_ids = torch.randint(0, model.config.vocab_size, (2, 12), generator=generator)
+    logits = model(input_ids=input_ids).logits
+    loss = loss_of(logits, input_ids)
+    loss.backward()
+    stored = load_file(folder / "adapter_model.safetensors")
+    expected = {"input_ids": input_ids, "logits": logits, "loss": loss}
+    for key, parameter in model.named_parameters():
+        if parameter.requires_grad and parameter.grad is not None:
+            assert file_name(key) in stored, f"{folder.name}: {key} has no tensor {file_name(key)}"
+            expected[f"grad.{file_name(key)}"] = parameter.grad
+    for key in stored:
+        if f"grad.{key}" not in expected:
+            print(f"  {folder.name}: {key} is stored but gets no gradient")
+    with torch.no_grad():
+        expected["merged_logits"] = model.merge_and_unload()(input_ids).logits
+    return {key: value.detach().contiguous() for key, value in expected.items()}
+
+
+def make(name, case, options, seed):
+    torch.manual_seed(seed)
+    model = get_peft_model(base_model(name), LoraConfig(**{**COMMON, "target_modules": DEFAULT_TARGETS[name],
+                                                           "fan_in_fan_out": name == "gpt2", **options})).eval()
+    folder = FOLDER / f"{name}-{case}"
+    folder.mkdir(parents=True, exist_ok=True)
+    write_adapter(model, folder, case)
+    generator = torch.Generator().manual_seed(seed)
+    expected = expected_of(name, folder, generator)
+    with torch.no_grad():
+        base = base_model(name)(expected["input_ids"]).logits
+        in_memory = model(input_ids=expected["input_ids"]).logits
+    torch.testing.assert_close(expected["logits"], in_memory, rtol=1e-4, atol=1e-4)
+    change = (expected["logits"] - base).abs().max().item()
+    assert change > 1e-2, f"{name}-{case} changes nothing"
+    save_file(expected, folder / "expected.safetensors")
+    merged = (expected["merged_logits"] - expected["logits"]).abs().max().item()
+    print(f"{name}-{case}: change {change:.3f}, merged differs by {merged:.1e}")
+    return dict(name=f"{name}-{case}", model=name, changeFromBase=round(change, 4), mergedDifference=merged)
+
+
+def main():
+    wanted, table, seed = set(sys.argv[1:]), [], 5000
+    for case, by_model in CASES.items():
+        for name in ("gpt2", "llama"):
+            options = by_model.get(name, by_model.get("both"))
+            seed += 1
+            if options is not None and (not wanted or f"{name}-{case}" in wanted):
+                table.append(make(name, case, options, seed))
+    if not wanted:
+        (FOLDER / "cases.json").write_text(json.dumps(table, indent=2) + "\n")
+
+
+if __name__ == "__main__":
+    main()
