@@ -35,6 +35,7 @@ export type ErrorCode =
   // files and formats
   | "file-not-found"
   | "file-corrupt"
+  | "file-read-failed"
   | "file-write-failed"
   | "format-unsupported"
   | "offline"

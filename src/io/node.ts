@@ -1,0 +1,247 @@
+/**
+ * Files, environment and hashing in Node. The floors above import this module, or its browser twin, as `#io`.
+ *
+ * Nothing here maps files into memory: every package that offers `mmap` to Node compiles native code when it is
+ * installed. Two things take that role. A `ByteSource` reads only the ranges that are asked for, so opening a
+ * checkpoint costs its header; and ONNX Runtime maps external data itself when a graph refers to the weights by
+ * file and offset (`ByteSource.path`), so frozen weights are pages of the file and never copied.
+ */
+import { createHash, randomUUID } from "node:crypto";
+import * as fs from "node:fs/promises";
+import * as os from "node:os";
+import * as nodePath from "node:path";
+import { fileURLToPath } from "node:url";
+import { fileError } from "./file-error.js";
+import { openUrl } from "./http.js";
+import { checkRange, decodeText, eachChunk, openBlob, sourceChunks } from "./source.js";
+import type { ByteChunks, ByteSource, FileContent, FileLocation, FileStat } from "./types.js";
+
+export { openBytes, sourceChunks } from "./source.js";
+export type * from "./types.js";
+
+/** One `read` system call moves at most 2 GiB; staying below keeps the loop portable. */
+const MAX_READ = 1 << 30;
+
+/**
+ * Opens a file, a `Blob` or an URL (`file:`, `http:`, `https:`) for random access. A local file stays open until
+ * `close()`; nothing is read yet.
+ *
+ * Throws `file-not-found`, `file-read-failed`, and for URLs what `openUrl` throws.
+ */
+export async function openFile(location: FileLocation): Promise<ByteSource> {
+  if (location instanceof Blob) return openBlob(location, blobName(location));
+  if (typeof location === "string") {
+    return /^https?:\/\//i.test(location) ? openUrl(new URL(location)) : openPath(location);
+  }
+  return location.protocol === "file:" ? openPath(fileURLToPath(location)) : openUrl(location);
+}
+
+async function openPath(path: string): Promise<ByteSource> {
+  const handle = await fs.open(path, "r").catch(fileError(path, "read"));
+  const info = await handle.stat();
+  if (info.isDirectory()) {
+    await handle.close();
+    return fileError(path, "read")(Object.assign(new Error("is a folder"), { code: "EISDIR" }));
+  }
+  const size = info.size;
+  return {
+    name: path,
+    size,
+    path: nodePath.resolve(path),
+    async read(offset, length) {
+      checkRange(path, size, offset, length);
+      // Its own, unpooled buffer: typed arrays of any element size can then view it from byte 0.
+      const bytes = Buffer.allocUnsafeSlow(length);
+      for (let done = 0; done < length; ) {
+        const wanted = Math.min(MAX_READ, length - done);
+        const { bytesRead } = await handle
+          .read(bytes, done, wanted, offset + done)
+          .catch(fileError(path, "read"));
+        if (bytesRead === 0) checkRange(path, offset + done, offset, length);
+        done += bytesRead;
+      }
+      return new Uint8Array(bytes.buffer, bytes.byteOffset, length);
+    },
+    close: () => handle.close(),
+  };
+}
+
+function blobName(blob: Blob): string {
+  return "name" in blob && typeof blob.name === "string" ? blob.name : "blob";
+}
+
+/** Reads a whole file. Throws `file-not-found` or `file-read-failed`. */
+export async function readFile(path: string): Promise<Uint8Array> {
+  const source = await openPath(path);
+  try {
+    return await source.read(0, source.size);
+  } finally {
+    await source.close();
+  }
+}
+
+/** Reads a whole UTF-8 text file, without its byte order mark. Throws as `readFile`, and `file-corrupt`. */
+export async function readText(path: string): Promise<string> {
+  return decodeText(await readFile(path), path);
+}
+
+/** Whether a file or folder of this name exists. */
+export async function fileExists(path: string): Promise<boolean> {
+  return fs.stat(path).then(
+    () => true,
+    () => false,
+  );
+}
+
+/** Size, kind and time of a file or folder. Throws `file-not-found`. */
+export async function stat(path: string): Promise<FileStat> {
+  const info = await fs.stat(path).catch(fileError(path, "read"));
+  const isDirectory = info.isDirectory();
+  return { size: isDirectory ? 0 : info.size, isDirectory, modified: info.mtimeMs };
+}
+
+/** The names in a folder, sorted by code unit. Throws `file-not-found`. */
+export async function listDir(path: string): Promise<string[]> {
+  return (await fs.readdir(path).catch(fileError(path, "read"))).sort();
+}
+
+/** Creates a folder and its parents; one that exists already is left alone. */
+export async function makeDir(path: string): Promise<void> {
+  await fs.mkdir(path, { recursive: true }).catch(fileError(path, "write"));
+}
+
+/** Removes a file, or a folder with all it holds; nothing happens when there is none. */
+export async function remove(path: string): Promise<void> {
+  await fs.rm(path, { recursive: true, force: true }).catch(fileError(path, "write"));
+}
+
+/**
+ * Writes a file so that readers see either the old or the whole new content, also after a power cut: a temporary
+ * file in the same folder is written, flushed to disk and renamed, and the folder is flushed. A failure removes
+ * the temporary file and leaves an older file untouched.
+ *
+ * @param content Bytes, UTF-8 text, several pieces (also asynchronous), or a function that writes them.
+ * Throws `file-not-found` (no such folder) and `file-write-failed` (disk full, not permitted).
+ */
+export async function writeFileAtomic(path: string, content: FileContent): Promise<void> {
+  const folder = nodePath.dirname(path);
+  const temporary = nodePath.join(folder, `.${nodePath.basename(path)}.${randomUUID()}.tmp`);
+  const handle = await fs.open(temporary, "wx").catch(fileError(path, "write"));
+  try {
+    try {
+      await writeContent(handle, path, content);
+      await handle.sync().catch(fileError(path, "write"));
+    } finally {
+      await handle.close();
+    }
+    await fs.rename(temporary, path).catch(fileError(path, "write"));
+  } catch (error) {
+    await fs.rm(temporary, { force: true });
+    throw error;
+  }
+  await syncFolder(folder);
+}
+
+async function writeContent(handle: fs.FileHandle, path: string, content: FileContent): Promise<void> {
+  let position = 0;
+  const write = async (bytes: Uint8Array) => {
+    for (let done = 0; done < bytes.byteLength; ) {
+      const length = Math.min(MAX_READ, bytes.byteLength - done);
+      const { bytesWritten } = await handle.write(bytes, done, length).catch(fileError(path, "write"));
+      done += bytesWritten;
+      position += bytesWritten;
+    }
+  };
+  if (typeof content === "function") {
+    await content({
+      get position() {
+        return position;
+      },
+      write,
+    });
+  } else if (typeof content === "string") await write(new TextEncoder().encode(content));
+  else for await (const chunk of eachChunk(content)) await write(chunk);
+}
+
+/** A rename is durable once its folder is flushed. Windows cannot open folders; there the rename itself is. */
+async function syncFolder(folder: string): Promise<void> {
+  if (process.platform === "win32") return;
+  const handle = await fs.open(folder, "r").catch(fileError(folder, "write"));
+  try {
+    await handle.sync();
+  } catch (error) {
+    // Some network file systems refuse to flush a folder; the file itself is on disk.
+    if ((error as NodeJS.ErrnoException).code !== "EINVAL") fileError(folder, "write")(error);
+  } finally {
+    await handle.close();
+  }
+}
+
+/** Appends UTF-8 text to a file, creating it if needed. Throws `file-write-failed` or `file-not-found`. */
+export async function appendText(path: string, text: string): Promise<void> {
+  await fs.appendFile(path, text).catch(fileError(path, "write"));
+}
+
+/** Copies a file atomically, replacing `to`. Throws as `openFile` and `writeFileAtomic`. */
+export async function copyFile(from: string, to: string): Promise<void> {
+  const source = await openPath(from);
+  try {
+    await writeFileAtomic(to, sourceChunks(source));
+  } finally {
+    await source.close();
+  }
+}
+
+/** Creates a new empty folder for temporary files and returns its path; the caller removes it. */
+export async function tempDir(prefix = "tunesmith-"): Promise<string> {
+  const stem = nodePath.join(os.tmpdir(), prefix);
+  return fs.mkdtemp(stem).catch(fileError(stem, "write"));
+}
+
+/**
+ * The folder for downloads and caches: `TUNESMITH_CACHE`, else `XDG_CACHE_HOME/tunesmith`, else the platform's
+ * (`%LOCALAPPDATA%\tunesmith` on Windows, `~/.cache/tunesmith` elsewhere). It is not created.
+ */
+export function cacheDir(): string {
+  const chosen = env("TUNESMITH_CACHE");
+  if (chosen) return nodePath.resolve(chosen);
+  const base = env("XDG_CACHE_HOME") ?? (process.platform === "win32" ? env("LOCALAPPDATA") : undefined);
+  return nodePath.join(base ?? nodePath.join(os.homedir(), ".cache"), "tunesmith");
+}
+
+/** Joins and normalises path parts in the platform's notation. */
+export function joinPath(...parts: string[]): string {
+  return nodePath.join(...parts);
+}
+
+/** The folder part of a path. */
+export function dirname(path: string): string {
+  return nodePath.dirname(path);
+}
+
+/** The last part of a path, without `suffix` if it ends so. */
+export function basename(path: string, suffix?: string): string {
+  return nodePath.basename(path, suffix);
+}
+
+/** The absolute form of a path, seen from the working directory. */
+export function resolvePath(...parts: string[]): string {
+  return nodePath.resolve(...parts);
+}
+
+/** An environment variable; undefined when unset or empty. */
+export function env(name: string): string | undefined {
+  return process.env[name] || undefined;
+}
+
+/** SHA-256 of the bytes, as 64 hexadecimal digits. The pieces are hashed as they come. */
+export async function sha256(chunks: ByteChunks): Promise<string> {
+  const hash = createHash("sha256");
+  for await (const chunk of eachChunk(chunks)) hash.update(chunk);
+  return hash.digest("hex");
+}
+
+/** How many threads this process may run at once. */
+export function cpuCount(): number {
+  return os.availableParallelism();
+}

@@ -1,0 +1,30 @@
+export * from "./cast.js";
+export {
+  arrayLengthOf,
+  arrayOf,
+  byteLengthOf,
+  type Dtype,
+  type DtypeInfo,
+  dtypeFromOnnx,
+  dtypeInfo,
+  dtypes,
+  dtypeToOnnx,
+  isFloat,
+  isInteger,
+  type NumericData,
+  type TensorData,
+} from "./dtype.js";
+export * from "./half.js";
+export * from "./pack.js";
+export { isTensorRef, readRows, readTensor, sliceRef, type TensorRef } from "./ref.js";
+export {
+  bytesOf,
+  elementCount,
+  fromBytes,
+  reshape,
+  rows,
+  scalar,
+  type Tensor,
+  tensor,
+  zeros,
+} from "./tensor.js";
