@@ -2,24 +2,34 @@
 export interface AdamStep {
   readonly beta1: number;
   readonly beta2: number;
-  readonly eps: number;
-  /** 1 - beta1^step. */
-  readonly correction1: number;
-  /** sqrt(1 - beta2^step). */
-  readonly root2: number;
+  /** Both bias corrections; see `adamBias`. */
+  readonly bias: AdamBias;
   readonly lr: number;
-  /** Weight decay added to the gradient (Adam). */
-  readonly l2: number;
-  /** Decoupled weight decay added to the update (AdamW). */
+  /** Decoupled weight decay; 0 for Adam. */
   readonly decay: number;
+}
+
+/** Adam's bias corrections of one step, folded into the two numbers of the denominator. */
+export interface AdamBias {
+  readonly factor: number;
+  readonly offset: number;
+}
+
+/**
+ * `m / (1 - beta1^t) / (sqrt(v / (1 - beta2^t)) + eps)` written as `m / (sqrt(v) * factor + offset)`: one division per
+ * value instead of three, and division is what bounds the loop.
+ */
+export function adamBias(beta1: number, beta2: number, eps: number, step: number): AdamBias {
+  const correction1 = 1 - beta1 ** step;
+  return { factor: correction1 / Math.sqrt(1 - beta2 ** step), offset: eps * correction1 };
 }
 
 const fround = Math.fround;
 
 /**
- * One pass over a parameter that does what `addDecayedWeights`, `scaleByAdam`, `addDecayedWeights`,
- * `scaleByLearningRate` and `applyUpdates` do in five. Rounding to float32 stands wherever those store an
- * intermediate, so the results are the same bits.
+ * One pass over a parameter that does what `scaleByAdam`, `addDecayedWeights`, `scaleByLearningRate` and
+ * `applyUpdates` do in four. The moments are the same bits; the update stays in float64 instead of being rounded
+ * after each part, which is faster and differs by rounding only.
  */
 export function fusedAdam(
   weights: Float32Array,
@@ -28,22 +38,21 @@ export function fusedAdam(
   nu: Float32Array,
   step: AdamStep,
 ): void {
-  const { beta2, eps, correction1, root2, l2, decay } = step;
+  const { beta2, decay } = step;
+  const { factor, offset } = step.bias;
   const keep1 = 1 - step.beta1;
   const keep2 = 1 - beta2;
   const minusLr = -step.lr;
   const length = weights.length;
   for (let i = 0; i < length; i++) {
     const w = weights[i] as number;
-    const g = l2 === 0 ? (grads[i] as number) : fround((grads[i] as number) + l2 * w);
+    const g = grads[i] as number;
     const before = mu[i] as number;
     const m = fround(before + (g - before) * keep1);
     const n = fround((nu[i] as number) * beta2 + g * g * keep2);
     mu[i] = m;
     nu[i] = n;
-    let u = fround(m / correction1 / (Math.sqrt(n) / root2 + eps));
-    if (decay !== 0) u = fround(u + decay * w);
-    weights[i] = w + fround(u * minusLr);
+    weights[i] = w + minusLr * (m / (Math.sqrt(n) * factor + offset) + decay * w);
   }
 }
 
@@ -56,14 +65,15 @@ export function fusedAmsgrad(
   nuMax: Float32Array,
   step: AdamStep,
 ): void {
-  const { beta2, eps, correction1, root2, l2, decay } = step;
+  const { beta2, decay } = step;
+  const { factor, offset } = step.bias;
   const keep1 = 1 - step.beta1;
   const keep2 = 1 - beta2;
   const minusLr = -step.lr;
   const length = weights.length;
   for (let i = 0; i < length; i++) {
     const w = weights[i] as number;
-    const g = l2 === 0 ? (grads[i] as number) : fround((grads[i] as number) + l2 * w);
+    const g = grads[i] as number;
     const before = mu[i] as number;
     const m = fround(before + (g - before) * keep1);
     const n = fround((nu[i] as number) * beta2 + g * g * keep2);
@@ -71,8 +81,6 @@ export function fusedAmsgrad(
     mu[i] = m;
     nu[i] = n;
     nuMax[i] = largest;
-    let u = fround(m / correction1 / (Math.sqrt(largest) / root2 + eps));
-    if (decay !== 0) u = fround(u + decay * w);
-    weights[i] = w + fround(u * minusLr);
+    weights[i] = w + minusLr * (m / (Math.sqrt(largest) * factor + offset) + decay * w);
   }
 }

@@ -1,5 +1,5 @@
 import { TunesmithError } from "../../errors/index.js";
-import { type AdamStep, fusedAdam, fusedAmsgrad } from "./fused-adam.js";
+import { type AdamStep, adamBias, fusedAdam, fusedAmsgrad } from "./fused-adam.js";
 import {
   checkGroups,
   type GroupSettings,
@@ -129,18 +129,17 @@ function adamFamily(name: "adam" | "adamw", options: OptimizerOptions & AdamOpti
     ...fromTransform(name, options, transform),
     step(params, grads, state, context) {
       clip[0]?.update(grads, innerOf(state, 0), params, context);
+      if (!decoupled) decay.update(grads, innerOf(state, adamPart - 1), params, context);
       const moments = innerOf(state, adamPart);
       const factor = schedule(context.step - 1);
+      const bias = adamBias(constants.betas[0], constants.betas[1], constants.eps, context.step);
       for (const [parameter, data] of grads) {
         const { lr, weightDecay } = settings(parameter);
         const step: AdamStep = {
           beta1: constants.betas[0],
           beta2: constants.betas[1],
-          eps: constants.eps,
-          correction1: 1 - constants.betas[0] ** context.step,
-          root2: Math.sqrt(1 - constants.betas[1] ** context.step),
+          bias,
           lr: lr * factor,
-          l2: decoupled ? 0 : weightDecay,
           decay: decoupled ? weightDecay : 0,
         };
         const weights = parameterOf(params, parameter, data.length);

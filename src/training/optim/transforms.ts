@@ -1,3 +1,4 @@
+import { adamBias } from "./fused-adam.js";
 import { requireNumber } from "./groups.js";
 import type { Schedule } from "./schedules.js";
 import { createState, parameterOf, slotOf } from "./state.js";
@@ -109,8 +110,7 @@ export function scaleByAdam(options: AdamOptions = {}): GradientTransform {
   return {
     init: (params) => createState(params, amsgrad ? ["mu", "nu", "nuMax"] : ["mu", "nu"]),
     update(grads, state, _params, { step }) {
-      const correction1 = 1 - beta1 ** step;
-      const root2 = Math.sqrt(1 - beta2 ** step);
+      const { factor, offset } = adamBias(beta1, beta2, eps, step);
       for (const [name, data] of grads) {
         const mu = slotOf(state, "mu", name, data.length);
         const nu = slotOf(state, "nu", name, data.length);
@@ -123,7 +123,7 @@ export function scaleByAdam(options: AdamOptions = {}): GradientTransform {
           nu[i] = n;
           if (nuMax) nuMax[i] = Math.max(nuMax[i] as number, nu[i] as number);
           const second = (nuMax ?? nu)[i] as number;
-          data[i] = (mu[i] as number) / correction1 / (Math.sqrt(second) / root2 + eps);
+          data[i] = (mu[i] as number) / (Math.sqrt(second) * factor + offset);
         }
       }
       return grads;
