@@ -1,0 +1,112 @@
+import { TunesmithError } from "../errors/index.js";
+import { describe, type Node, ops, reach, type Value, withScope } from "../graph/index.js";
+import { ruleFor } from "./rules/index.js";
+
+export interface Seed {
+  readonly output: Value;
+  /** Gradient arriving at `output`, of its shape. */
+  readonly gradient: Value;
+}
+
+const FLOATS = new Set(["float32", "float64", "float16", "bfloat16"]);
+
+/**
+ * Gradients of a scalar `loss` with respect to `wrt`, as new graph values (so they can be differentiated again).
+ * Only what lies between is differentiated. A value the loss does not depend on gets zeros.
+ *
+ * Throws `op-not-differentiable` naming operator, node and module path when the path crosses an operator without a
+ * rule, and `shape-mismatch` when `loss` is not a scalar.
+ *
+ * @example
+ * ```ts
+ * import { gradients } from "tunesmith/autodiff";
+ * import { input, ops } from "tunesmith/graph";
+ * const x = input("x", "float32", [3]);
+ * const [dx] = gradients(ops.reduceSum(ops.square(x), undefined, false), [x]); // 2x
+ * console.log(dx?.shape);
+ * ```
+ */
+export function gradients(loss: Value, wrt: readonly Value[]): Value[] {
+  if (loss.shape.some((dim) => dim !== 1)) {
+    throw new TunesmithError("shape-mismatch", `gradients: the loss has shape [${loss.shape}], expected a scalar`, {
+      fix: "reduce it with ops.reduceSum or ops.reduceMean, or pass output gradients to vjp()",
+    });
+  }
+  const seed = ops.full(loss.shape, 1, loss.dtype);
+  return vjp([{ output: loss, gradient: seed }], wrt).map((dx, index) => dx ?? ops.zerosLike(wrt[index] as Value));
+}
+
+/** Vector-Jacobian product: `Σ gradientᵀ · ∂output/∂wrt` for each `wrt`; undefined where nothing depends on it. */
+export function vjp(seeds: readonly Seed[], wrt: readonly Value[]): (Value | undefined)[] {
+  const { nodes } = reach(seeds.map((seed) => seed.output));
+  const active = activeValues(nodes, wrt);
+  const arrived = new Map<Value, Value[]>();
+  const send = (value: Value, gradient: Value) => {
+    const list = arrived.get(value);
+    if (list) list.push(gradient);
+    else arrived.set(value, [gradient]);
+  };
+  const total = (value: Value): Value | undefined => {
+    const sum = arrived.get(value)?.reduce((a, b) => ops.add(a, b));
+    if (sum) arrived.set(value, [sum]);
+    return sum;
+  };
+  for (const seed of seeds) send(seed.output, seed.gradient);
+  for (const node of nodes.toReversed()) {
+    if (!node.outputs.some((value) => active.has(value))) continue;
+    withScope(node.scope, () => backThrough(node, active, total, send));
+  }
+  return wrt.map(total);
+}
+
+function backThrough(
+  node: Node,
+  active: ReadonlySet<Value>,
+  total: (value: Value) => Value | undefined,
+  send: (value: Value, gradient: Value) => void,
+): void {
+  const dys = node.outputs.map(total);
+  const dy = dys[0] ?? dys.find((value) => value !== undefined);
+  if (!dy) return;
+  const rule = ruleFor(node);
+  const needs = (index: number) => {
+    const value = node.inputs[index];
+    return value !== undefined && active.has(value);
+  };
+  const context = { node, inputs: node.inputs as readonly Value[], outputs: node.outputs, dys, dy, needs };
+  rule(context).forEach((gradient, index) => {
+    const value = node.inputs[index];
+    if (!gradient || !value || !active.has(value)) return;
+    checkShape(node, index, value, gradient);
+    send(value, gradient);
+  });
+}
+
+/** Values that depend on `wrt` through floating-point operators. */
+function activeValues(nodes: readonly Node[], wrt: readonly Value[]): Set<Value> {
+  const active = new Set<Value>(wrt);
+  for (const node of nodes) {
+    if (!flowsThrough(node, active)) continue;
+    for (const value of node.outputs) if (FLOATS.has(value.dtype)) active.add(value);
+  }
+  return active;
+}
+
+function flowsThrough(node: Node, active: ReadonlySet<Value>): boolean {
+  if (node.domain === "tunesmith" && node.op === "StopGradient") return false;
+  const inputs =
+    node.domain === "tunesmith" && node.op === "CustomVjp" ? ops.customParts(node).wrt : node.inputs;
+  return inputs.some((value) => value !== undefined && active.has(value));
+}
+
+function checkShape(node: Node, index: number, value: Value, gradient: Value): void {
+  const same =
+    value.shape.length === gradient.shape.length &&
+    value.shape.every((dim, axis) => typeof dim === "string" || typeof gradient.shape[axis] === "string" || dim === gradient.shape[axis]);
+  if (!same || gradient.dtype !== value.dtype) {
+    throw new TunesmithError(
+      "graph-invalid",
+      `gradient rule of ${describe(node)} gave ${gradient.dtype}[${gradient.shape}] for input ${index} of ${value.dtype}[${value.shape}]`,
+    );
+  }
+}

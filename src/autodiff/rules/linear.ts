@@ -1,0 +1,61 @@
+import { dimProduct, ops, type Value } from "../../graph/index.js";
+import type { VjpTable } from "../types.js";
+import { unbroadcast } from "../unbroadcast.js";
+
+const flag = (attrs: Readonly<Record<string, unknown>>, name: string): boolean =>
+  Number((attrs[name] as { i?: number } | undefined)?.i ?? 0) !== 0;
+const real = (attrs: Readonly<Record<string, unknown>>, name: string): number =>
+  (attrs[name] as { f?: number } | undefined)?.f ?? 1;
+
+/** Rows of a value as one matrix `[prod(leading), last]`. */
+const asMatrix = (x: Value): Value =>
+  ops.reshape(x, [dimProduct(x.shape.slice(0, -1)), x.shape.at(-1) ?? 1]);
+
+function matmulLeft(dy: Value, a: Value, b: Value): Value {
+  if (b.shape.length === 2) {
+    const flat = ops.gemm(asMatrix(dy), b, undefined, { transB: true });
+    return ops.reshape(flat, a.shape, [a]);
+  }
+  return unbroadcast(ops.matmul(dy, ops.transposeLast(b)), a.shape, a);
+}
+
+function matmulRight(dy: Value, a: Value, b: Value): Value {
+  if (b.shape.length === 2) return ops.matmul(ops.transpose(asMatrix(a), [1, 0]), asMatrix(dy));
+  return unbroadcast(ops.matmul(ops.transposeLast(a), dy), b.shape, b);
+}
+
+export const linear: VjpTable = {
+  MatMul: ({ dy, inputs, needs }) => {
+    const [rawA, rawB] = [inputs[0] as Value, inputs[1] as Value];
+    const a = rawA.shape.length === 1 ? ops.unsqueeze(rawA, 0) : rawA;
+    const b = rawB.shape.length === 1 ? ops.unsqueeze(rawB, 1) : rawB;
+    let d = dy;
+    if (rawB.shape.length === 1) d = ops.unsqueeze(d, -1);
+    if (rawA.shape.length === 1) d = ops.unsqueeze(d, -2);
+    return [
+      needs(0) ? ops.reshape(matmulLeft(d, a, b), rawA.shape, [rawA]) : undefined,
+      needs(1) ? ops.reshape(matmulRight(d, a, b), rawB.shape, [rawB]) : undefined,
+    ];
+  },
+
+  Gemm: ({ dy, inputs, needs, node }) => {
+    const [a, b, c] = inputs as [Value, Value, Value | undefined];
+    const [transA, transB] = [flag(node.attrs, "transA"), flag(node.attrs, "transB")];
+    const alpha = real(node.attrs, "alpha");
+    const beta = real(node.attrs, "beta");
+    const bias = () => (c ? unbroadcast(beta === 1 ? dy : ops.mul(dy, beta), c.shape, c) : undefined);
+    return [
+      needs(0)
+        ? transA
+          ? ops.gemm(b, dy, undefined, { transA: transB, transB: true, alpha })
+          : ops.gemm(dy, b, undefined, { transB: !transB, alpha })
+        : undefined,
+      needs(1)
+        ? transB
+          ? ops.gemm(dy, a, undefined, { transA: true, transB: transA, alpha })
+          : ops.gemm(a, dy, undefined, { transA: !transA, alpha })
+        : undefined,
+      needs(2) ? bias() : undefined,
+    ];
+  },
+};

@@ -1,0 +1,43 @@
+import { constant, op } from "../create.js";
+import { staticShape } from "../dims.js";
+import { TunesmithError } from "../../errors/index.js";
+import { type Dtype, tensor } from "../../tensor/index.js";
+import type { Attrs, Shape, Value } from "../types.js";
+import { scalar } from "./base.js";
+import { expand } from "./shape.js";
+
+export const gather = (data: Value, indices: Value, axis = 0): Value =>
+  op("Gather", [data, indices], axis === 0 ? {} : { axis: { i: axis } });
+export const gatherElements = (data: Value, indices: Value, axis: number): Value =>
+  op("GatherElements", [data, indices], { axis: { i: axis } });
+export const gatherNd = (data: Value, indices: Value): Value => op("GatherND", [data, indices]);
+
+export type Reduction = "none" | "add" | "mul" | "max" | "min";
+const reductionAttr = (reduction: Reduction): Attrs => (reduction === "none" ? {} : { reduction: { s: reduction } });
+
+export const scatterElements = (
+  data: Value,
+  indices: Value,
+  updates: Value,
+  axis: number,
+  reduction: Reduction = "none",
+): Value => op("ScatterElements", [data, indices, updates], { axis: { i: axis }, ...reductionAttr(reduction) });
+export const scatterNd = (data: Value, indices: Value, updates: Value, reduction: Reduction = "none"): Value =>
+  op("ScatterND", [data, indices, updates], reductionAttr(reduction));
+
+export const trilu = (x: Value, upper: boolean, k = 0): Value =>
+  op("Trilu", k === 0 ? [x] : [x, scalar(k, "int64")], { upper: { i: upper ? 1 : 0 } });
+
+/** A tensor filled with one value; its symbolic axes are read off `like`. */
+export const full = (shape: Shape, value: number, dtype: Dtype, like: readonly Value[] = []): Value =>
+  expand(scalar(value, dtype), shape, like);
+
+export const zerosLike = (x: Value): Value => full(x.shape, 0, x.dtype, [x]);
+
+/** `[start, start+1, ...]` of a static length. */
+export function arange(length: number, dtype: "int64" | "float32" | "int32" = "int64", start = 0): Value {
+  if (!staticShape([length])) throw new TunesmithError("shape-mismatch", "arange needs a static length");
+  const values = Array.from({ length }, (_, i) => start + i);
+  if (dtype === "int64") return constant(tensor(dtype, [length], BigInt64Array.from(values, BigInt)));
+  return constant(tensor(dtype, [length], dtype === "int32" ? Int32Array.from(values) : Float32Array.from(values)));
+}

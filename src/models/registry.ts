@@ -1,0 +1,80 @@
+import { TunesmithError } from "../errors/index.js";
+import type { ArchitectureDefinition } from "./architecture.js";
+import { gpt2 } from "./gpt2.js";
+import { llama } from "./llama.js";
+import type { CausalLm, LmInputs, Weights } from "./types.js";
+import { weightReader } from "./weights.js";
+
+type AnyDefinition = ArchitectureDefinition<Record<string, unknown>>;
+
+/** Every architecture we can build from a config; a new one is one file and one line here. */
+export const architectures: readonly AnyDefinition[] = [gpt2, llama] as unknown as readonly AnyDefinition[];
+
+/** The definition answering to `model_type`; throws `architecture-unsupported` listing those we have. */
+export function architectureFor(modelType: string, origin: string): AnyDefinition {
+  const found = architectures.find((definition) => definition.modelTypes.includes(modelType));
+  if (found) return found;
+  throw new TunesmithError("architecture-unsupported", `${origin}: model_type '${modelType}' is not supported`, {
+    fix: `supported: ${architectures.flatMap((definition) => definition.modelTypes).join(", ")}; or export the model to ONNX and load that`,
+  });
+}
+
+export interface BuildOptions {
+  readonly origin?: string | undefined;
+  readonly tokenizer?: CausalLm["tokenizer"];
+}
+
+/**
+ * A causal language model over named weights and the `config.json` that describes them. Throws `config-invalid`,
+ * `architecture-unsupported`, `tensor-not-found`, `tensor-unused` (a weight the architecture has no place for).
+ */
+export function causalLm(
+  config: Readonly<Record<string, unknown>>,
+  weights: Weights,
+  options: BuildOptions = {},
+): CausalLm {
+  const origin = options.origin ?? "model";
+  const definition = architectureFor(String(config.model_type), origin);
+  const parsed = definition.schema.safeParse(config);
+  if (!parsed.success) {
+    const issue = parsed.error.issues[0];
+    throw new TunesmithError("config-invalid", `${origin}: config.json: ${issue?.path.join(".")}: ${issue?.message}`, {
+      fix: "compare it with the config of the original checkpoint",
+    });
+  }
+  const settings = parsed.data;
+  const named = normaliseNames(definition, weights, definition.tied(settings));
+  return {
+    task: "causal-lm",
+    architecture: String(config.model_type),
+    sizes: definition.sizes(settings),
+    weights: named,
+    config,
+    defaultTargets: definition.defaultTargets,
+    tokenizer: options.tokenizer,
+    origin: options.origin,
+    build(inputs: LmInputs) {
+      const reader = weightReader(named, origin);
+      const outputs = definition.build(settings, reader, inputs);
+      const unused = reader.unused().filter((name) => !definition.ignored.test(name));
+      if (unused.length > 0) {
+        throw new TunesmithError("tensor-unused", `${origin}: ${unused.length} tensors have no place in ${config.model_type}: ${unused.slice(0, 5).join(", ")}`, {
+          fix: "the config.json does not describe this checkpoint",
+          details: { unused },
+        });
+      }
+      return outputs;
+    },
+  };
+}
+
+/** Gives bare-body checkpoints their body prefix, and drops the stored copy of a tied head. */
+function normaliseNames(definition: AnyDefinition, weights: Weights, tied: boolean): Weights {
+  const { output, input } = definition.tieable;
+  const bare = !weights.has(input) && weights.has(input.slice(definition.prefix.length + 1));
+  const named = new Map(
+    [...weights].map(([name, value]) => [bare && name !== output ? `${definition.prefix}.${name}` : name, value] as const),
+  );
+  if (tied) named.delete(output);
+  return named;
+}

@@ -1,0 +1,77 @@
+import type { Dim, Value } from "../graph/index.js";
+import type { Tokenizer } from "./tokenizer/index.js";
+
+/** Frozen weights by the name they carry in files. One `Value` each, shared by every graph built over the model. */
+export type Weights = ReadonlyMap<string, Value>;
+
+/** Sizes every causal language model has. */
+export interface LmSizes {
+  readonly vocabSize: number;
+  readonly hiddenSize: number;
+  readonly layers: number;
+  readonly heads: number;
+  readonly kvHeads: number;
+  readonly headDim: number;
+  /** Longest position the model was made for. */
+  readonly maxPositions: number;
+}
+
+/** Keys and values of one layer, `[batch, kvHeads, length, headDim]`. */
+export interface KeyValue {
+  readonly key: Value;
+  readonly value: Value;
+}
+
+/**
+ * What a forward pass reads. `ids` and `positions` are int64 `[batch, length]`. `segments` are int32 numbers that say
+ * which tokens may see one another: a token attends to earlier positions of its own segment only, so documents packed
+ * into one row do not leak. With `past`, keys of `pastPositions`/`pastSegments` come first.
+ */
+export interface LmInputs {
+  readonly ids: Value;
+  readonly positions: Value;
+  readonly segments: Value;
+  readonly past?: {
+    readonly layers: readonly KeyValue[];
+    /** `[batch, past]`, int64 and int32. */
+    readonly positions: Value;
+    readonly segments: Value;
+  };
+}
+
+/** What a forward pass gives. Token axes are flattened: `tokens = batch * length`. */
+export interface LmOutputs {
+  /** `[tokens, hidden]`, after the last norm. */
+  readonly hidden: Value;
+  /** `[tokens, vocab]`, a function of `hidden` alone. */
+  readonly logits: Value;
+  /** `[tokens, hidden]` entering each block, and leaving the last: where a run may start, or be recomputed. */
+  readonly boundaries: readonly Value[];
+  /** Keys and values of each layer including the past. */
+  readonly present: readonly KeyValue[];
+}
+
+/**
+ * A causal language model. `build` lays its forward graph over given inputs; wrapping `build` is how adapters, merges and
+ * edits change a model, so all of them compose.
+ */
+export interface CausalLm {
+  readonly task: "causal-lm";
+  readonly architecture: string;
+  readonly sizes: LmSizes;
+  readonly weights: Weights;
+  /** The configuration as it stood in the model's folder; written back on save. */
+  readonly config: Readonly<Record<string, unknown>>;
+  /** Default adapter targets of this architecture. */
+  readonly defaultTargets: readonly string[];
+  readonly tokenizer: Tokenizer | undefined;
+  /** Where it was loaded from, for receipts and for saving tokenizer files alongside. */
+  readonly origin: string | undefined;
+  build(inputs: LmInputs): LmOutputs;
+}
+
+/** Batch and length of the inputs; numbers for training, names for export. */
+export const tokenAxes = (inputs: LmInputs): { batch: Dim; length: Dim } => ({
+  batch: inputs.ids.shape[0] as Dim,
+  length: inputs.ids.shape[1] as Dim,
+});

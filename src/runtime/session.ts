@@ -1,0 +1,98 @@
+import * as ort from "#ort";
+import { TunesmithError } from "../errors/index.js";
+import { constant, constantsOf, type Graph, substitute, type Value } from "../graph/index.js";
+import { encodeGraph } from "../graph/onnx/encode.js";
+import { isTensorRef, readTensor, type Tensor } from "../tensor/index.js";
+import type { ExternalLocation, SessionOptions, TensorMap } from "./ort/types.js";
+
+/** A graph ready to run. Create one per purpose and shape; sessions over the same weight file share its memory. */
+export interface Session {
+  readonly inputNames: readonly string[];
+  readonly outputNames: readonly string[];
+  /**
+   * Runs the graph. Throws `tensor-not-found` for a missing or unknown feed, `shape-mismatch` for a wrong shape or
+   * dtype, `out-of-memory` and `runtime-failed` from execution. `fetches` limits what is copied out, not what runs.
+   */
+  run(feeds: TensorMap, fetches?: readonly string[]): Promise<Record<string, Tensor>>;
+  release(): Promise<void>;
+}
+
+/**
+ * Compiles a graph for ONNX Runtime.
+ *
+ * @example
+ * ```ts
+ * import { input, makeGraph, ops } from "tunesmith/graph";
+ * import { createSession } from "tunesmith/runtime";
+ * import { tensor } from "tunesmith/tensor";
+ * const x = input("x", "float32", [2]);
+ * const session = await createSession(makeGraph("double", [x], [["y", ops.add(x, x)]]));
+ * const { y } = await session.run({ x: tensor("float32", [2], Float32Array.of(1, 2)) });
+ * console.log(y?.data);
+ * await session.release();
+ * ```
+ */
+export async function createSession(graph: Graph, options: SessionOptions = {}): Promise<Session> {
+  const { external, loaded } = await placeConstants(graph);
+  const model = encodeGraph(loaded.size > 0 ? substitute(graph, loaded) : graph, { external });
+  const locations = new Set([...external.values()].map((entry) => entry.location));
+  const raw = await ort.load(model, locations, options);
+  const outputNames = [...graph.outputs.keys()];
+  return {
+    inputNames: graph.inputs.map((value) => String(value.name)),
+    outputNames,
+    async run(feeds, fetches = outputNames) {
+      checkFeeds(graph, feeds);
+      return raw.run(feeds, fetches);
+    },
+    release: () => raw.release(),
+  };
+}
+
+/** Finds every constant a place the runtime can map; what has none is read into memory. */
+async function placeConstants(graph: Graph) {
+  const external = new Map<Value, ExternalLocation>();
+  const loaded = new Map<Value, Value>();
+  for (const value of constantsOf(graph)) {
+    if (value.source.kind !== "constant") continue;
+    const { data } = value.source;
+    const location = await ort.place(data);
+    if (location) external.set(value, location);
+    else if (isTensorRef(data)) loaded.set(value, constant(await readTensor(data), value.name));
+  }
+  return { external, loaded };
+}
+
+function checkFeeds(graph: Graph, feeds: TensorMap): void {
+  const known = new Set(graph.inputs.map((value) => value.name));
+  for (const name of Object.keys(feeds)) {
+    if (known.has(name)) continue;
+    throw new TunesmithError("tensor-not-found", `graph '${graph.name}' has no input '${name}'`, {
+      fix: `its inputs are: ${[...known].join(", ")}`,
+    });
+  }
+  for (const value of graph.inputs) {
+    const feed = feeds[String(value.name)];
+    if (!feed) throw new TunesmithError("tensor-not-found", `input '${value.name}' of graph '${graph.name}' was not fed`);
+    const fits =
+      feed.dtype === value.dtype &&
+      feed.shape.length === value.shape.length &&
+      value.shape.every((dim, axis) => typeof dim === "string" || dim === feed.shape[axis]);
+    if (!fits) {
+      throw new TunesmithError(
+        "shape-mismatch",
+        `input '${value.name}' of graph '${graph.name}' expects ${value.dtype}[${value.shape}], got ${feed.dtype}[${feed.shape}]`,
+      );
+    }
+  }
+}
+
+/** Runs a graph once: creates a session, runs it, releases it. */
+export async function evaluate(graph: Graph, feeds: TensorMap, options?: SessionOptions): Promise<Record<string, Tensor>> {
+  const session = await createSession(graph, options);
+  try {
+    return await session.run(feeds);
+  } finally {
+    await session.release();
+  }
+}
