@@ -2,7 +2,7 @@ import { TunesmithError } from "../errors/index.js";
 import { copyParams, restoreParams } from "./optim/state.js";
 import type { Params } from "./optim/types.js";
 
-/** What early stopping remembers, as plain data for a checkpoint; the snapshot of the best is kept apart. */
+/** What early stopping remembers, as plain data for a checkpoint; the best parameters are kept apart. */
 export interface EarlyStoppingState {
   readonly best: number | undefined;
   readonly bestStep: number | undefined;
@@ -17,6 +17,8 @@ export interface EarlyStopping {
   /** Writes the best parameters back; returns their step, or undefined when nothing was observed. */
   restoreBest(): number | undefined;
   state(): EarlyStoppingState;
+  /** The best parameters so far, for a checkpoint; undefined before the first finite metric. */
+  best(): Params | undefined;
   /** Continues from a checkpoint; `best` are the parameters of `state.bestStep`. */
   restore(state: EarlyStoppingState, best: Params | undefined): void;
 }
@@ -65,12 +67,13 @@ export function earlyStopping(
       return state.bestStep;
     },
     state: () => state,
+    best: () => snapshot,
     restore(saved, best) {
       if (saved.bestStep !== undefined && !best) {
         throw new TunesmithError(
           "checkpoint-mismatch",
           `early stopping: the best parameters (step ${saved.bestStep}) are missing`,
-          { fix: "keep the best checkpoint (keepBest at least 1), or start early stopping afresh" },
+          { fix: "store `best` in the checkpoint, or start early stopping afresh" },
         );
       }
       state = saved;

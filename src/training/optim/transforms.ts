@@ -1,3 +1,4 @@
+import { TunesmithError } from "../../errors/index.js";
 import { adamBias } from "./fused-adam.js";
 import { requireNumber } from "./groups.js";
 import type { Schedule } from "./schedules.js";
@@ -37,7 +38,11 @@ export function chain(...parts: readonly GradientTransform[]): GradientTransform
 /** The state of part `index` of a chain. */
 export function innerOf(state: OptimizerState, index: number): OptimizerState {
   const inner = state.inner[index];
-  if (!inner) throw new RangeError(`optimiser state has no part ${index}: it was made by another chain`);
+  if (!inner) {
+    throw new TunesmithError("checkpoint-mismatch", `the optimiser state has no part ${index} of the chain`, {
+      fix: "make the state with init() of the same optimiser",
+    });
+  }
   return inner;
 }
 
