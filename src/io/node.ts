@@ -11,6 +11,7 @@ import * as fs from "node:fs/promises";
 import * as os from "node:os";
 import * as nodePath from "node:path";
 import { fileURLToPath } from "node:url";
+import { TunesmithError } from "../errors/index.js";
 import { fileError } from "./file-error.js";
 import { openUrl } from "./http.js";
 import { checkRange, decodeText, eachChunk, openBlob, sourceChunks } from "./source.js";
@@ -50,8 +51,7 @@ async function openPath(path: string): Promise<ByteSource> {
     path: nodePath.resolve(path),
     async read(offset, length) {
       checkRange(path, size, offset, length);
-      // Its own, unpooled buffer: typed arrays of any element size can then view it from byte 0.
-      const bytes = Buffer.allocUnsafeSlow(length);
+      const bytes = allocate(path, length);
       for (let done = 0; done < length; ) {
         const wanted = Math.min(MAX_READ, length - done);
         const { bytesRead } = await handle
@@ -64,6 +64,19 @@ async function openPath(path: string): Promise<ByteSource> {
     },
     close: () => handle.close(),
   };
+}
+
+/** Its own, unpooled buffer: typed arrays of any element size can then view it from byte 0. */
+function allocate(path: string, length: number): Buffer {
+  try {
+    return Buffer.allocUnsafeSlow(length);
+  } catch (cause) {
+    throw new TunesmithError("out-of-memory", `${path}: ${length} bytes cannot be held in one piece`, {
+      fix: "read it in parts: sourceChunks for a file, readRows for a tensor",
+      cause,
+      details: { path, length },
+    });
+  }
 }
 
 function blobName(blob: Blob): string {

@@ -148,7 +148,7 @@ function parseDtype(file: string, name: string, typeName: unknown): Dtype {
   }
   throw corrupt(
     file,
-    `tensor ${quote(name)}: unknown dtype ${String(JSON.stringify(typeName)).slice(0, 60)}`,
+    `tensor ${quote(name)}: unknown dtype ${typeof typeName === "string" ? quote(typeName) : `(${typeof typeName})`}`,
     "write the file again with a type that safetensors defines",
     { name },
   );

@@ -203,6 +203,18 @@ test("a name of any length does not flood the message", async () => {
   expect(error.message.length).toBeLessThan(500);
 });
 
+test("deep nesting is refused, not crashed on", async () => {
+  const deep = "[".repeat(200_000) + "]".repeat(200_000);
+  for (const key of ["dtype", "shape", "data_offsets"]) {
+    const fields = { dtype: '"F32"', shape: "[1]", data_offsets: "[0,4]", [key]: deep };
+    const entry = Object.entries(fields).map(([name, value]) => `"${name}":${value}`);
+    expect((await failure(open(file(`{"a":{${entry.join(",")}}}`, 4)))).code).toBe("file-corrupt");
+  }
+  const index = joinPath(folder, "model.safetensors.index.json");
+  await writeFileAtomic(index, `{"metadata":{"a":${deep}},"weight_map":{"a":${deep}}}`);
+  expect((await failure(openSharded(folder))).code).toBe("file-corrupt");
+});
+
 test("refuses to write what the format cannot hold", async () => {
   const one = tensor("float32", [1], [1]);
   const half = castTensor(one, "float16");

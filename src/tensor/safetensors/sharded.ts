@@ -130,7 +130,7 @@ function parseIndex(path: string, text: string): ShardIndex {
     if (typeof shard !== "string" || !/^[^/\\:]+\.safetensors$/.test(shard)) {
       throw corrupt(
         path,
-        `tensor ${quote(name)} is placed in ${JSON.stringify(shard)?.slice(0, 80)}`,
+        `tensor ${quote(name)} is placed in ${typeof shard === "string" ? quote(shard) : `a value of type ${typeof shard}`}`,
         "name a .safetensors file in the folder of the index",
         { name },
       );
@@ -138,10 +138,9 @@ function parseIndex(path: string, text: string): ShardIndex {
     const names = shards.get(shard) ?? new Set();
     shards.set(shard, names.add(name));
   }
-  const metadata = Object.entries(root.metadata ?? {}).map(([key, value]): [string, string] => [
-    key,
-    typeof value === "string" ? value : JSON.stringify(value),
-  ]);
+  const metadata = Object.entries(root.metadata ?? {}).flatMap(([key, value]): [string, string][] =>
+    typeof value === "string" || typeof value === "number" ? [[key, String(value)]] : [],
+  );
   return { metadata: new Map(metadata), shards };
 }
 
