@@ -137,6 +137,21 @@ export async function appendText(path: string, text: string): Promise<void> {
   await stream.close().catch(fileError(path, "write"));
 }
 
+/** Appends bytes to a file, creating it if needed. What was written before a failure stays. */
+export async function appendBytes(path: string, chunks: ByteChunks): Promise<void> {
+  const handle = await fileHandle(path, true).catch(fileError(path, "write"));
+  let position = (await handle.getFile()).size;
+  const stream = await handle.createWritable({ keepExistingData: true }).catch(fileError(path, "write"));
+  try {
+    for await (const chunk of eachChunk(chunks)) {
+      await stream.write({ type: "write", position, data: unshared(chunk) }).catch(fileError(path, "write"));
+      position += chunk.byteLength;
+    }
+  } finally {
+    await stream.close().catch(fileError(path, "write"));
+  }
+}
+
 /** Copies a file atomically, replacing `to`. Throws as `openFile` and `writeFileAtomic`. */
 export async function copyFile(from: string, to: string): Promise<void> {
   await writeFileAtomic(to, sourceChunks(await openFile(from)));
@@ -152,6 +167,12 @@ export async function tempDir(prefix = "tunesmith-"): Promise<string> {
 /** The folder for downloads and caches. It is not created. */
 export function cacheDir(): string {
   return "/cache/tunesmith";
+}
+
+/** The absolute form of a path: this file system has no links. Throws `file-not-found`. */
+export async function realPath(path: string): Promise<string> {
+  await stat(path);
+  return resolvePath(path);
 }
 
 /** Environment variables do not exist in a browser: always undefined. */

@@ -47,6 +47,9 @@ describe.each(Object.entries(sides))("%s", (_side, io) => {
     await io.copyFile(path, io.joinPath(nested, "w.txt"));
     await io.appendText(path, "llo");
     await io.appendText(io.joinPath(nested, "log"), "1\n");
+    await io.appendBytes(io.joinPath(nested, "log"), [Uint8Array.of(50), Uint8Array.of(10)]);
+    await io.appendBytes(io.joinPath(nested, "log"), Uint8Array.of(51));
+    expect(await io.readText(io.joinPath(nested, "log"))).toBe("1\n2\n3");
     expect(await io.readText(path)).toBe("héllo");
     expect(await io.listDir(nested)).toEqual(["log", "w.txt", "x.txt"]);
     await io.remove(path);

@@ -7,10 +7,12 @@
  * file and offset (`ByteSource.path`), so frozen weights are pages of the file and never copied.
  */
 import { createHash, randomUUID } from "node:crypto";
+import { close, closeSync, open, read } from "node:fs";
 import * as fs from "node:fs/promises";
 import * as os from "node:os";
 import * as nodePath from "node:path";
 import { fileURLToPath } from "node:url";
+import { promisify } from "node:util";
 import { TunesmithError } from "../errors/index.js";
 import { fileError } from "./file-error.js";
 import { openUrl } from "./http.js";
@@ -20,12 +22,22 @@ import type { ByteChunks, ByteSource, FileContent, FileLocation, FileStat } from
 export { openBytes, sourceChunks } from "./source.js";
 export type * from "./types.js";
 
+const openFd = promisify(open);
+const closeFd = promisify(close);
+const readFd = promisify(read);
+
+/**
+ * Closes the files of sources that nobody can reach any more. A model's weights are read through its source as long
+ * as the model lives, and nobody closes a model; a `FileHandle` left so would warn (DEP0137).
+ */
+const forgotten = new FinalizationRegistry((fd: number) => closeSync(fd));
+
 /** One `read` system call moves at most 2 GiB; staying below keeps the loop portable. */
 const MAX_READ = 1 << 30;
 
 /**
  * Opens a file, a `Blob` or an URL (`file:`, `http:`, `https:`) for random access. A local file stays open until
- * `close()`; nothing is read yet.
+ * `close()`, or until the source is garbage; nothing is read yet.
  *
  * Throws `file-not-found`, `file-read-failed`, and for URLs what `openUrl` throws.
  */
@@ -38,12 +50,13 @@ export async function openFile(location: FileLocation): Promise<ByteSource> {
 }
 
 async function openPath(path: string): Promise<ByteSource> {
-  const handle = await fs.open(path, "r").catch(fileError(path, "read"));
-  const info = await handle.stat();
+  const info = await fs.stat(path).catch(fileError(path, "read"));
   if (info.isDirectory()) {
-    await handle.close();
     return fileError(path, "read")(Object.assign(new Error("is a folder"), { code: "EISDIR" }));
   }
+  // Reads hold this object while they wait, so the file cannot be closed under them.
+  const file = { fd: await openFd(path, "r").catch(fileError(path, "read")), open: true };
+  forgotten.register(file, file.fd, file);
   const size = info.size;
   return {
     name: path,
@@ -54,15 +67,20 @@ async function openPath(path: string): Promise<ByteSource> {
       const bytes = allocate(path, length);
       for (let done = 0; done < length; ) {
         const wanted = Math.min(MAX_READ, length - done);
-        const { bytesRead } = await handle
-          .read(bytes, done, wanted, offset + done)
-          .catch(fileError(path, "read"));
+        const { bytesRead } = await readFd(file.fd, bytes, done, wanted, offset + done).catch(
+          fileError(path, "read"),
+        );
         if (bytesRead === 0) checkRange(path, offset + done, offset, length);
         done += bytesRead;
       }
       return new Uint8Array(bytes.buffer, bytes.byteOffset, length);
     },
-    close: () => handle.close(),
+    async close() {
+      if (!file.open) return;
+      file.open = false;
+      forgotten.unregister(file);
+      await closeFd(file.fd);
+    },
   };
 }
 
@@ -195,6 +213,16 @@ export async function appendText(path: string, text: string): Promise<void> {
   await fs.appendFile(path, text).catch(fileError(path, "write"));
 }
 
+/** Appends bytes to a file, creating it if needed. What was written before a failure stays. */
+export async function appendBytes(path: string, chunks: ByteChunks): Promise<void> {
+  const handle = await fs.open(path, "a").catch(fileError(path, "write"));
+  try {
+    await writeContent(handle, path, chunks);
+  } finally {
+    await handle.close();
+  }
+}
+
 /** Copies a file atomically, replacing `to`. Throws as `openFile` and `writeFileAtomic`. */
 export async function copyFile(from: string, to: string): Promise<void> {
   const source = await openPath(from);
@@ -240,6 +268,11 @@ export function basename(path: string, suffix?: string): string {
 /** The absolute form of a path, seen from the working directory. */
 export function resolvePath(...parts: string[]): string {
   return nodePath.resolve(...parts);
+}
+
+/** The path with every symbolic link followed: equal for two names of one file. Throws `file-not-found`. */
+export async function realPath(path: string): Promise<string> {
+  return fs.realpath(path).catch(fileError(path, "read"));
 }
 
 /** An environment variable; undefined when unset or empty. */

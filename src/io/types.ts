@@ -56,6 +56,7 @@ export interface Io {
   remove(path: string): Promise<void>;
   writeFileAtomic(path: string, content: FileContent): Promise<void>;
   appendText(path: string, text: string): Promise<void>;
+  appendBytes(path: string, chunks: ByteChunks): Promise<void>;
   copyFile(from: string, to: string): Promise<void>;
   tempDir(prefix?: string): Promise<string>;
   cacheDir(): string;
@@ -63,6 +64,7 @@ export interface Io {
   dirname(path: string): string;
   basename(path: string, suffix?: string): string;
   resolvePath(...parts: string[]): string;
+  realPath(path: string): Promise<string>;
   env(name: string): string | undefined;
   sha256(chunks: ByteChunks): Promise<string>;
   cpuCount(): number;
