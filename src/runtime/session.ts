@@ -3,6 +3,7 @@ import { TunesmithError } from "../errors/index.js";
 import { constant, constantsOf, type Graph, substitute, type Value } from "../graph/index.js";
 import { encodeGraph } from "../graph/onnx/encode.js";
 import { isTensorRef, readTensor, type Tensor } from "../tensor/index.js";
+import { forBackend } from "./dialect.js";
 import type { ExternalLocation, SessionOptions, TensorMap } from "./ort/types.js";
 
 /** A graph ready to run. Create one per purpose and shape; sessions over the same weight file share its memory. */
@@ -32,7 +33,8 @@ export interface Session {
  * await session.release();
  * ```
  */
-export async function createSession(graph: Graph, options: SessionOptions = {}): Promise<Session> {
+export async function createSession(source: Graph, options: SessionOptions = {}): Promise<Session> {
+  const graph = forBackend(source, options.backend ?? ort.defaultBackend);
   const { external, loaded } = await placeConstants(graph);
   const model = encodeGraph(loaded.size > 0 ? substitute(graph, loaded) : graph, { external });
   const locations = new Set([...external.values()].map((entry) => entry.location));
@@ -73,7 +75,11 @@ function checkFeeds(graph: Graph, feeds: TensorMap): void {
   }
   for (const value of graph.inputs) {
     const feed = feeds[String(value.name)];
-    if (!feed) throw new TunesmithError("tensor-not-found", `input '${value.name}' of graph '${graph.name}' was not fed`);
+    if (!feed)
+      throw new TunesmithError(
+        "tensor-not-found",
+        `input '${value.name}' of graph '${graph.name}' was not fed`,
+      );
     const fits =
       feed.dtype === value.dtype &&
       feed.shape.length === value.shape.length &&
@@ -88,7 +94,11 @@ function checkFeeds(graph: Graph, feeds: TensorMap): void {
 }
 
 /** Runs a graph once: creates a session, runs it, releases it. */
-export async function evaluate(graph: Graph, feeds: TensorMap, options?: SessionOptions): Promise<Record<string, Tensor>> {
+export async function evaluate(
+  graph: Graph,
+  feeds: TensorMap,
+  options?: SessionOptions,
+): Promise<Record<string, Tensor>> {
   const session = await createSession(graph, options);
   try {
     return await session.run(feeds);

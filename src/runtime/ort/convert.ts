@@ -10,9 +10,13 @@ export interface OrtTensorParts {
 
 export function toParts(name: string, tensor: Tensor): OrtTensorParts {
   if (tensor.dtype === "bfloat16") {
-    throw new TunesmithError("dtype-unsupported", `feed '${name}': ONNX Runtime's bindings take no bfloat16`, {
-      fix: "convert it with toFloat32()",
-    });
+    throw new TunesmithError(
+      "dtype-unsupported",
+      `feed '${name}': ONNX Runtime's bindings take no bfloat16`,
+      {
+        fix: "convert it with toFloat32()",
+      },
+    );
   }
   return { type: tensor.dtype, data: tensor.data, dims: tensor.shape };
 }
@@ -20,19 +24,31 @@ export function toParts(name: string, tensor: Tensor): OrtTensorParts {
 export const fromParts = (parts: OrtTensorParts): Tensor => ({
   dtype: parts.type as Dtype,
   shape: parts.dims,
-  data: parts.data,
+  data: parts.type === "float16" ? rawBits(parts.data) : parts.data,
 });
+
+/** Engines that have Float16Array get it from the bindings; ours is the raw bits everywhere. */
+function rawBits(data: TensorData): TensorData {
+  if (data instanceof Uint16Array || !ArrayBuffer.isView(data)) return data;
+  return new Uint16Array(data.buffer as ArrayBuffer, data.byteOffset, data.byteLength / 2);
+}
 
 /** ONNX Runtime's messages as typed errors. */
 export function ortError(error: unknown, doing: string): TunesmithError {
   if (error instanceof TunesmithError) return error;
   const text = error instanceof Error ? error.message : String(error);
-  if (/bad_alloc|failed to allocate memory|out of memory|OrtMemory|Array buffer allocation failed/i.test(text)) {
+  if (
+    /bad_alloc|failed to allocate memory|out of memory|OrtMemory|Array buffer allocation failed/i.test(text)
+  ) {
     const size = text.match(/buffer of size (\d+)/)?.[1];
-    return new TunesmithError("out-of-memory", `${doing}: out of memory${size ? ` asking for ${size} bytes` : ""}`, {
-      fix: "use a smaller batch or length, turn on recomputation, or load a quantised base",
-      cause: error,
-    });
+    return new TunesmithError(
+      "out-of-memory",
+      `${doing}: out of memory${size ? ` asking for ${size} bytes` : ""}`,
+      {
+        fix: "use a smaller batch or length, turn on recomputation, or load a quantised base",
+        cause: error,
+      },
+    );
   }
   return new TunesmithError("runtime-failed", `${doing}: ${text}`, { cause: error });
 }

@@ -71,6 +71,7 @@ function nativeOptions(options: SessionOptions): ort.InferenceSession.SessionOpt
         model_external_initializers_file_folder_path: "/",
         intra_op: { allow_spinning: options.spin ? "1" : "0" },
       },
+      ...options.config,
     },
   };
 }
@@ -88,7 +89,10 @@ export async function load(
   }
 }
 
-async function loadHere(model: Uint8Array, settings: ort.InferenceSession.SessionOptions): Promise<RawSession> {
+async function loadHere(
+  model: Uint8Array,
+  settings: ort.InferenceSession.SessionOptions,
+): Promise<RawSession> {
   const session = await ort.InferenceSession.create(model, settings);
   return {
     async run(feeds, fetches) {
@@ -164,13 +168,18 @@ function workerClient() {
   return shared;
 }
 
-async function loadInWorker(model: Uint8Array, settings: ort.InferenceSession.SessionOptions): Promise<RawSession> {
+async function loadInWorker(
+  model: Uint8Array,
+  settings: ort.InferenceSession.SessionOptions,
+): Promise<RawSession> {
   const client = workerClient();
   const id = ++sessionCount;
   await client.ask({ kind: "load", id, model, options: settings });
   return {
     async run(feeds: TensorMap, fetches) {
-      const parts = Object.fromEntries(Object.entries(feeds).map(([name, tensor]) => [name, toParts(name, tensor)]));
+      const parts = Object.fromEntries(
+        Object.entries(feeds).map(([name, tensor]) => [name, toParts(name, tensor)]),
+      );
       try {
         return collect(await client.ask({ kind: "run", id, feeds: parts, fetches }));
       } catch (error) {

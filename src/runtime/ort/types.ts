@@ -6,7 +6,10 @@ export type Backend = "cpu" | "wasm" | "webgpu";
 export interface SessionOptions {
   /** Default: `cpu` in Node, `wasm` in the browser. */
   readonly backend?: Backend;
-  /** Intra-operator threads; default: the number of processors. */
+  /**
+   * Intra-operator threads; default: the number of processors (1 for WebGPU). In a browser the first session of the
+   * page, or of the worker, decides; without cross-origin isolation there is one thread.
+   */
   readonly threads?: number;
   /**
    * Keep repacked copies of every weight: 2-12 % faster at 512 tokens (more for short inputs), at the price of one
@@ -21,6 +24,8 @@ export interface SessionOptions {
   readonly optimization?: "disabled" | "basic" | "extended" | "all";
   /** Keep freed memory for the next run (default true); false returns it to the system at some cost in time. */
   readonly arena?: boolean;
+  /** ONNX Runtime session configuration entries by their full key, e.g. `session.disable_cpu_ep_fallback: "1"`. */
+  readonly config?: Readonly<Record<string, string>>;
   /** Write ONNX Runtime's per-operator timing to files with this prefix (Node). */
   readonly profile?: string;
 }

@@ -38,6 +38,9 @@ parentPort.on("message", async (message) => {
     const { value, transfer } = await handlers[message.kind](message);
     parentPort.postMessage({ call: message.call, value }, transfer ?? []);
   } catch (error) {
-    parentPort.postMessage({ call: message.call, error: error instanceof Error ? error.message : String(error) });
+    parentPort.postMessage({
+      call: message.call,
+      error: error instanceof Error ? error.message : String(error),
+    });
   }
 });

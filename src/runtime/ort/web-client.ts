@@ -1,0 +1,96 @@
+/** The page's side of `web-worker.ts`. */
+import { type ErrorCode, TunesmithError } from "../../errors/index.js";
+import { runtimeConfig } from "../config.js";
+import type { OrtTensorParts } from "./convert.js";
+import type { ExternalData } from "./types.js";
+import type { WebSession, WebSettings } from "./web-session.js";
+
+export type WorkerRequest = { readonly call: number; readonly id: number } & (
+  | {
+      readonly kind: "load";
+      readonly model: Uint8Array;
+      readonly data: readonly ExternalData[];
+      readonly settings: WebSettings;
+    }
+  | {
+      readonly kind: "run";
+      readonly feeds: Readonly<Record<string, OrtTensorParts>>;
+      readonly fetches: readonly string[];
+    }
+  | { readonly kind: "release" }
+);
+
+export interface WorkerReply {
+  readonly call: number;
+  readonly value?: Record<string, OrtTensorParts>;
+  readonly error?: string;
+  /** Of an error that is typed already. */
+  readonly code?: string | undefined;
+}
+
+type Values = Record<string, OrtTensorParts>;
+type Ask = (message: Record<string, unknown>) => Promise<Values>;
+
+const clients = new Map<string, Ask>();
+let sessionCount = 0;
+
+/** One worker per backend and thread count serves all their sessions, one call after the other. */
+function client(key: string): Ask {
+  const known = clients.get(key);
+  if (known) return known;
+  const worker = startWorker();
+  const pending = new Map<number, { resolve(value: Values): void; reject(error: unknown): void }>();
+  let calls = 0;
+  worker.onmessage = ({ data }: MessageEvent<WorkerReply>) => {
+    const entry = pending.get(data.call);
+    pending.delete(data.call);
+    if (data.error === undefined) entry?.resolve(data.value ?? {});
+    else
+      entry?.reject(
+        data.code ? new TunesmithError(data.code as ErrorCode, data.error) : new Error(data.error),
+      );
+  };
+  worker.onerror = (event) => {
+    event.preventDefault();
+    clients.delete(key);
+    const where = event.message ? `: ${event.message}` : " (its script could not be loaded)";
+    const error = new TunesmithError("runtime-failed", `the runtime's worker failed${where}`, {
+      fix: "check that web-worker.js is served, or name it with configureRuntime({ workerUrl })",
+    });
+    for (const entry of pending.values()) entry.reject(error);
+    pending.clear();
+    worker.terminate();
+  };
+  const ask: Ask = (message) =>
+    new Promise((resolve, reject) => {
+      const call = ++calls;
+      pending.set(call, { resolve, reject });
+      worker.postMessage({ ...message, call });
+    });
+  clients.set(key, ask);
+  return ask;
+}
+
+function startWorker(): Worker {
+  const { workerUrl } = runtimeConfig();
+  if (workerUrl !== undefined) return new Worker(workerUrl, { type: "module", name: "tunesmith" });
+  // Written in one piece, because that is the form bundlers look for.
+  return new Worker(new URL("./web-worker.js", import.meta.url), { type: "module", name: "tunesmith" });
+}
+
+/** `openSession` of web-session.ts, executed in a worker. */
+export async function openSessionInWorker(
+  model: Uint8Array,
+  data: readonly ExternalData[],
+  settings: WebSettings,
+): Promise<WebSession> {
+  const ask = client(`${settings.backend}-${settings.threads}`);
+  const id = ++sessionCount;
+  await ask({ kind: "load", id, model, data, settings });
+  return {
+    run: (feeds, fetches) => ask({ kind: "run", id, feeds, fetches }),
+    async release() {
+      await ask({ kind: "release", id });
+    },
+  };
+}
