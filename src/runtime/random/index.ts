@@ -1,0 +1,2 @@
+export { type Mt19937, mt19937 } from "./mt19937.js";
+export { type ChoiceOptions, type Rng, type RngState, resumeRng, rng, type StreamKey } from "./rng.js";
