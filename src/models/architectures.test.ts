@@ -54,19 +54,30 @@ describe.each(names)("%s", (name) => {
     const loss = meanLoss(logits, labels);
     const grads = gradients(loss, trained);
     const session = await createSession(
-      makeGraph(name, [...Object.values(inputs), labels, ...trained], [
-        ["logits", logits],
-        ["loss", loss],
-        ...grads.map((grad, index): [string, Value] => [`grad.${trained[index]?.name}`, grad]),
-      ]),
+      makeGraph(
+        name,
+        [...Object.values(inputs), labels, ...trained],
+        [
+          ["logits", logits],
+          ["loss", loss],
+          ...grads.map((grad, index): [string, Value] => [`grad.${trained[index]?.name}`, grad]),
+        ],
+      ),
     );
     const tokens = numbers(ids);
     const next = tokens.map((_, at) => ((at + 1) % length === 0 ? -1 : (tokens[at + 1] as number)));
     const checkpoint = await openSafetensors(`${FIXTURES}${name}/model.safetensors`);
     const feeds: Record<string, Tensor> = {
       ids,
-      positions: int64([batch, length], tokens.map((_, at) => at % length)),
-      segments: tensor("int32", [batch, length], tokens.map(() => 1)),
+      positions: int64(
+        [batch, length],
+        tokens.map((_, at) => at % length),
+      ),
+      segments: tensor(
+        "int32",
+        [batch, length],
+        tokens.map(() => 1),
+      ),
       labels: int64([batch * length], next),
     };
     for (const value of trained) feeds[String(value.name)] = await checkpoint.read(String(value.name));
@@ -88,7 +99,9 @@ describe.each(names)("%s", (name) => {
     const inputs = inputsFor(1, length);
     const labels = input("labels", "int64", [length]);
     const loss = meanLoss(model.build(inputs).logits, labels);
-    const session = await createSession(makeGraph(name, [...Object.values(inputs), labels], [["loss", loss]]));
+    const session = await createSession(
+      makeGraph(name, [...Object.values(inputs), labels], [["loss", loss]]),
+    );
     const segments = numbers(await expected.read("packed.segment_ids"));
     const tokens = numbers(ids);
     const next = tokens.map((_, at) => (segments[at + 1] === segments[at] ? (tokens[at + 1] as number) : -1));

@@ -6,7 +6,13 @@ import { tokenAxes } from "./types.js";
 const MASKED = -1e9;
 
 /** `[tokens, heads*dim]` → `[batch, heads, length, dim]`. */
-export function splitHeads(x: Value, heads: number, dim: number, axes: { batch: Dim; length: Dim }, like: Value): Value {
+export function splitHeads(
+  x: Value,
+  heads: number,
+  dim: number,
+  axes: { batch: Dim; length: Dim },
+  like: Value,
+): Value {
   const shaped = ops.reshape(x, [axes.batch, axes.length, heads, dim], [like]);
   return ops.transpose(shaped, [0, 2, 1, 3]);
 }

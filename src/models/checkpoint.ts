@@ -45,9 +45,12 @@ export async function readJson(path: string): Promise<Record<string, unknown>> {
   const text = await readText(path);
   try {
     const value: unknown = JSON.parse(text);
-    if (typeof value === "object" && value !== null && !Array.isArray(value)) return value as Record<string, unknown>;
+    if (typeof value === "object" && value !== null && !Array.isArray(value))
+      return value as Record<string, unknown>;
   } catch (cause) {
     throw new TunesmithError("file-corrupt", `${path} is not valid JSON`, { cause, fix: "restore the file" });
   }
-  throw new TunesmithError("file-corrupt", `${path} does not hold a JSON object`, { fix: "restore the file" });
+  throw new TunesmithError("file-corrupt", `${path} does not hold a JSON object`, {
+    fix: "restore the file",
+  });
 }

@@ -20,7 +20,14 @@ const schema = z.looseObject({
 });
 type Config = z.infer<typeof schema>;
 
-function attention(weights: WeightReader, config: Config, inputs: LmInputs, mask: Value, x: Value, layer: number) {
+function attention(
+  weights: WeightReader,
+  config: Config,
+  inputs: LmInputs,
+  mask: Value,
+  x: Value,
+  layer: number,
+) {
   const path = `transformer.h.${layer}.attn`;
   const dim = config.n_embd / config.n_head;
   const axes = tokenAxes(inputs);
@@ -63,12 +70,20 @@ function build(config: Config, weights: WeightReader, inputs: LmInputs): LmOutpu
       present.push(attended.present);
       const middle = ops.add(x, attended.output);
       const second = norm(`${path}.ln_2`, middle);
-      return ops.add(middle, scope("mlp", () => mlp(weights, config, second, layer)));
+      return ops.add(
+        middle,
+        scope("mlp", () => mlp(weights, config, second, layer)),
+      );
     });
     boundaries.push(x);
   }
   const hidden = scope("transformer", () => norm("transformer.ln_f", x));
-  const logits = linear(weights, "lm_head", weights.has("lm_head.weight") ? "lm_head" : "transformer.wte", hidden);
+  const logits = linear(
+    weights,
+    "lm_head",
+    weights.has("lm_head.weight") ? "lm_head" : "transformer.wte",
+    hidden,
+  );
   return { hidden, logits, boundaries, present };
 }
 

@@ -4,7 +4,7 @@ import { dimMul, ops, scope, type Value } from "../graph/index.js";
 import type { ArchitectureDefinition } from "./architecture.js";
 import { attend, maskBuilder, mergeHeads, splitHeads, withPast } from "./attention.js";
 import { activation, linear } from "./layers.js";
-import { type Rotary, type RopeParameters, ropeSchema, rotary, rotate } from "./rope.js";
+import { type RopeParameters, type Rotary, ropeSchema, rotary, rotate } from "./rope.js";
 import type { KeyValue, LmInputs, LmOutputs } from "./types.js";
 import { tokenAxes } from "./types.js";
 import type { WeightReader } from "./weights.js";
@@ -52,7 +52,13 @@ interface Variant {
   readonly tiedByDefault: boolean;
 }
 
-const plain: Variant = { gemma: false, postNorms: false, headNorms: false, window: "none", tiedByDefault: false };
+const plain: Variant = {
+  gemma: false,
+  postNorms: false,
+  headNorms: false,
+  window: "none",
+  tiedByDefault: false,
+};
 const VARIANTS: Readonly<Record<string, Variant>> = {
   llama: plain,
   mistral: { ...plain, window: "all" },
@@ -72,7 +78,10 @@ const VARIANTS: Readonly<Record<string, Variant>> = {
 function variantOf(config: Config): Variant {
   const variant = VARIANTS[config.model_type];
   if (variant) return variant;
-  throw new TunesmithError("architecture-unsupported", `model_type '${config.model_type}' is not of the Llama family`);
+  throw new TunesmithError(
+    "architecture-unsupported",
+    `model_type '${config.model_type}' is not of the Llama family`,
+  );
 }
 
 const headDim = (config: Config) => config.head_dim ?? config.hidden_size / config.num_attention_heads;
@@ -150,7 +159,12 @@ function mlp({ weights, config, layer }: Block, x: Value): Value {
   const path = `model.layers.${layer}.mlp`;
   const act = activation(config.hidden_activation ?? config.hidden_act ?? "silu");
   const gate = act(linear(weights, "gate_proj", `${path}.gate_proj`, x));
-  return linear(weights, "down_proj", `${path}.down_proj`, ops.mul(gate, linear(weights, "up_proj", `${path}.up_proj`, x)));
+  return linear(
+    weights,
+    "down_proj",
+    `${path}.down_proj`,
+    ops.mul(gate, linear(weights, "up_proj", `${path}.up_proj`, x)),
+  );
 }
 
 function decoderLayer(block: Block, x: Value): { output: Value; present: KeyValue } {
@@ -158,7 +172,9 @@ function decoderLayer(block: Block, x: Value): { output: Value; present: KeyValu
   const { postNorms } = variantOf(block.config);
   const normed = norm(block, `${path}.input_layernorm`, x);
   const attended = scope("self_attn", () => attention(block, normed));
-  const mixed = postNorms ? norm(block, `${path}.post_attention_layernorm`, attended.output) : attended.output;
+  const mixed = postNorms
+    ? norm(block, `${path}.post_attention_layernorm`, attended.output)
+    : attended.output;
   const middle = ops.add(x, mixed);
   const before = norm(block, `${path}.${postNorms ? "pre_feedforward" : "post_attention"}_layernorm`, middle);
   const fed = scope("mlp", () => mlp(block, before));
@@ -185,7 +201,14 @@ function build(config: Config, weights: WeightReader, inputs: LmInputs): LmOutpu
   const present: KeyValue[] = [];
   for (let layer = 0; layer < config.num_hidden_layers; layer++) {
     const window = windowOf(config, layer);
-    const block = { weights, config, inputs, layer, mask: masks(window), rotary: rotaryFor(window !== undefined) };
+    const block = {
+      weights,
+      config,
+      inputs,
+      layer,
+      mask: masks(window),
+      rotary: rotaryFor(window !== undefined),
+    };
     const result = scope(`model.layers.${layer}`, () => decoderLayer(block, x));
     x = result.output;
     present.push(result.present);

@@ -1,8 +1,80 @@
-import { basename, fileExists, joinPath, stat } from "#io";
+import { basename, dirname, fileExists, joinPath, listDir, stat } from "#io";
+import { TunesmithError } from "../errors/index.js";
 import { loadWeights, readJson } from "./checkpoint.js";
+import type { HubOptions } from "./hub.js";
+import { findLlama2c, loadLlama2c } from "./llama2c.js";
+import { loadOnnxLm } from "./onnx-lm.js";
 import { causalLm } from "./registry.js";
-import { hasTokenizer, loadTokenizer } from "./tokenizer/index.js";
+import { tokenizerIn } from "./tokenizer-files.js";
 import type { CausalLm } from "./types.js";
+
+/** Where models from the hub come from and go to; local models take none. */
+export type LoadOptions = HubOptions;
+
+/** `organisation/name`, optionally `@revision`. */
+const HUB_ID = /^([A-Za-z0-9][\w.-]*\/[A-Za-z0-9][\w.-]*)(?:@([\w./-]+))?$/;
+
+/**
+ * Loads a causal language model from wherever it is:
+ * - a Hugging Face style folder (`config.json`, `model.safetensors` or shards, tokenizer files);
+ * - a llama2.c checkpoint, as a `.bin` file or a folder with it and its tokenizer;
+ * - an `.onnx` file, or a folder with one;
+ * - a hub id, `organisation/name` or `organisation/name@revision`: downloaded once into the cache, checked by SHA-256.
+ *
+ * A path that exists wins over a hub id. Throws `file-not-found` saying what was tried, `format-unsupported`,
+ * `offline` and `checksum-mismatch` for the hub, and what reading and building the model throws.
+ *
+ * @example
+ * ```ts
+ * import { generate, loadModel } from "tunesmith/models";
+ * const model = await loadModel("path/to/model");
+ * const { text } = await generate(model, "Once upon a time", { maxTokens: 40 });
+ * ```
+ */
+export async function loadModel(pathOrId: string, options: LoadOptions = {}): Promise<CausalLm> {
+  if (await fileExists(pathOrId)) return loadPath(pathOrId);
+  const [, id, revision] = HUB_ID.exec(pathOrId) ?? [];
+  const isFileName = /\.(onnx|bin|safetensors|json|gguf|pt|pth)$/.test(pathOrId);
+  if (id && !isFileName) {
+    // Loaded on demand: programs that open local models never pay for the hub client.
+    const { downloadModel } = await import("./hub.js");
+    return loadPath(await downloadModel(id, { ...options, ...(revision ? { revision } : {}) }));
+  }
+  throw new TunesmithError("file-not-found", `${pathOrId}: no such file or folder`, {
+    fix: "give a model folder, a llama2.c .bin, an .onnx file, or a hub id written organisation/name",
+    details: { path: pathOrId },
+  });
+}
+
+async function loadPath(path: string): Promise<CausalLm> {
+  if ((await stat(path)).isDirectory) return loadDirectory(path);
+  if (path.endsWith(".onnx")) return loadOnnxLm(path);
+  if (path.endsWith(".bin")) return loadLlama2c(path);
+  const folder = dirname(path);
+  const inFolder = /\.(safetensors|json)$/.test(path) && (await isModelFolder(folder));
+  if (inFolder) return loadFolder(folder);
+  throw new TunesmithError("format-unsupported", `${path} is not a model file that can be loaded`, {
+    fix: "give an .onnx file, a llama2.c .bin, or a folder with config.json and model.safetensors",
+    details: { path },
+  });
+}
+
+async function loadDirectory(path: string): Promise<CausalLm> {
+  if (await isModelFolder(path)) return loadFolder(path);
+  const names = await listDir(path);
+  const onnx = names.filter((name) => name.endsWith(".onnx"));
+  if (onnx.length === 1) return loadOnnxLm(joinPath(path, String(onnx[0])));
+  const checkpoint = await findLlama2c(path);
+  if (checkpoint) return loadLlama2c(checkpoint);
+  throw new TunesmithError(
+    "file-not-found",
+    `${path}: no model in this folder (it holds ${names.slice(0, 12).join(", ") || "nothing"})`,
+    {
+      fix: "looked for config.json with safetensors, one .onnx file, one llama2.c checkpoint (*.bin): name the file itself if there are several",
+      details: { path, found: names },
+    },
+  );
+}
 
 /**
  * Loads a causal language model from a Hugging Face style folder (`config.json`, `model.safetensors` or shards,
@@ -13,14 +85,16 @@ import type { CausalLm } from "./types.js";
 export async function loadFolder(path: string): Promise<CausalLm> {
   const config = await readJson(joinPath(path, "config.json"));
   const weights = await loadWeights(path);
-  const tokenizer = (await hasTokenizer(path)) ? await loadTokenizer(path) : undefined;
-  return causalLm(config, weights, { origin: path, tokenizer });
+  return causalLm(config, weights, { origin: path, tokenizer: await tokenizerIn(path) });
 }
 
 /** Whether `path` is a folder with a `config.json`. */
 export async function isModelFolder(path: string): Promise<boolean> {
-  return (await fileExists(path)) && (await stat(path)).isDirectory && fileExists(joinPath(path, "config.json"));
+  return (
+    (await fileExists(path)) && (await stat(path)).isDirectory && fileExists(joinPath(path, "config.json"))
+  );
 }
 
 /** Short name of a model for receipts and file names. */
-export const modelName = (model: CausalLm): string => (model.origin ? basename(model.origin) : model.architecture);
+export const modelName = (model: CausalLm): string =>
+  model.origin ? basename(model.origin) : model.architecture;

@@ -14,9 +14,13 @@ export const architectures: readonly AnyDefinition[] = [gpt2, llama] as unknown 
 export function architectureFor(modelType: string, origin: string): AnyDefinition {
   const found = architectures.find((definition) => definition.modelTypes.includes(modelType));
   if (found) return found;
-  throw new TunesmithError("architecture-unsupported", `${origin}: model_type '${modelType}' is not supported`, {
-    fix: `supported: ${architectures.flatMap((definition) => definition.modelTypes).join(", ")}; or export the model to ONNX and load that`,
-  });
+  throw new TunesmithError(
+    "architecture-unsupported",
+    `${origin}: model_type '${modelType}' is not supported`,
+    {
+      fix: `supported: ${architectures.flatMap((definition) => definition.modelTypes).join(", ")}; or export the model to ONNX and load that`,
+    },
+  );
 }
 
 export interface BuildOptions {
@@ -38,9 +42,13 @@ export function causalLm(
   const parsed = definition.schema.safeParse(config);
   if (!parsed.success) {
     const issue = parsed.error.issues[0];
-    throw new TunesmithError("config-invalid", `${origin}: config.json: ${issue?.path.join(".")}: ${issue?.message}`, {
-      fix: "compare it with the config of the original checkpoint",
-    });
+    throw new TunesmithError(
+      "config-invalid",
+      `${origin}: config.json: ${issue?.path.join(".")}: ${issue?.message}`,
+      {
+        fix: "compare it with the config of the original checkpoint",
+      },
+    );
   }
   const settings = parsed.data;
   const named = normaliseNames(definition, weights, definition.tied(settings));
@@ -49,6 +57,7 @@ export function causalLm(
     architecture: String(config.model_type),
     sizes: definition.sizes(settings),
     weights: named,
+    parameters: new Map(),
     config,
     defaultTargets: definition.defaultTargets,
     tokenizer: options.tokenizer,
@@ -58,10 +67,14 @@ export function causalLm(
       const outputs = definition.build(settings, reader, inputs);
       const unused = reader.unused().filter((name) => !definition.ignored.test(name));
       if (unused.length > 0) {
-        throw new TunesmithError("tensor-unused", `${origin}: ${unused.length} tensors have no place in ${config.model_type}: ${unused.slice(0, 5).join(", ")}`, {
-          fix: "the config.json does not describe this checkpoint",
-          details: { unused },
-        });
+        throw new TunesmithError(
+          "tensor-unused",
+          `${origin}: ${unused.length} tensors have no place in ${config.model_type}: ${unused.slice(0, 5).join(", ")}`,
+          {
+            fix: "the config.json does not describe this checkpoint",
+            details: { unused },
+          },
+        );
       }
       return outputs;
     },
@@ -73,7 +86,9 @@ function normaliseNames(definition: AnyDefinition, weights: Weights, tied: boole
   const { output, input } = definition.tieable;
   const bare = !weights.has(input) && weights.has(input.slice(definition.prefix.length + 1));
   const named = new Map(
-    [...weights].map(([name, value]) => [bare && name !== output ? `${definition.prefix}.${name}` : name, value] as const),
+    [...weights].map(
+      ([name, value]) => [bare && name !== output ? `${definition.prefix}.${name}` : name, value] as const,
+    ),
   );
   if (tied) named.delete(output);
   return named;

@@ -1,8 +1,23 @@
 import type { Dim, Value } from "../graph/index.js";
+import type { Tensor } from "../tensor/index.js";
 import type { Tokenizer } from "./tokenizer/index.js";
 
 /** Frozen weights by the name they carry in files. One `Value` each, shared by every graph built over the model. */
 export type Weights = ReadonlyMap<string, Value>;
+
+/**
+ * A value that is fed at every run instead of being part of the model: an adapter's tensor, an unfrozen weight, a switch.
+ * Optimisers write into `tensor.data` in place; every graph over the model reads it through its input `value`.
+ */
+export interface Parameter {
+  /** Unique in the model: `adapter/module.path.tensor`. It is the graph input's name. */
+  readonly name: string;
+  readonly value: Value;
+  /** float32 */
+  readonly tensor: Tensor;
+  readonly trainable: boolean;
+}
+export type Parameters = ReadonlyMap<string, Parameter>;
 
 /** Sizes every causal language model has. */
 export interface LmSizes {
@@ -31,6 +46,8 @@ export interface LmInputs {
   readonly ids: Value;
   readonly positions: Value;
   readonly segments: Value;
+  /** Lay the graph for training: dropout masks become inputs. Default false. */
+  readonly training?: boolean;
   readonly past?: {
     readonly layers: readonly KeyValue[];
     /** `[batch, past]`, int64 and int32. */
@@ -60,6 +77,8 @@ export interface CausalLm {
   readonly architecture: string;
   readonly sizes: LmSizes;
   readonly weights: Weights;
+  /** Everything the model's graphs read besides weights and inputs; empty for a plain base. */
+  readonly parameters: Parameters;
   /** The configuration as it stood in the model's folder; written back on save. */
   readonly config: Readonly<Record<string, unknown>>;
   /** Default adapter targets of this architecture. */

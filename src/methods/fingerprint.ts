@@ -1,0 +1,54 @@
+import { sha256, sourceChunks } from "#io";
+import { TunesmithError } from "../errors/index.js";
+import type { CausalLm } from "../models/index.js";
+import { bytesOf, isTensorRef } from "../tensor/index.js";
+
+/** Content hash (first 16 hex digits of SHA-256) of base tensors, by name. */
+export type Fingerprint = Readonly<Record<string, string>>;
+
+const hashes = new WeakMap<object, Promise<string>>();
+
+/** Hashes the named weights; each is read once per process. */
+export async function fingerprint(model: CausalLm, names: Iterable<string>): Promise<Fingerprint> {
+  const result: Record<string, string> = {};
+  for (const name of [...new Set(names)].sort()) {
+    const source = model.weights.get(name)?.source;
+    if (source?.kind !== "constant")
+      throw new TunesmithError("tensor-not-found", `the base has no tensor '${name}'`);
+    const { data } = source;
+    const known =
+      hashes.get(data) ??
+      sha256(isTensorRef(data) ? sourceChunks(data.source, data.offset, data.byteLength) : bytesOf(data));
+    hashes.set(data, known);
+    result[name] = (await known).slice(0, 16);
+  }
+  return result;
+}
+
+/** One hash over a fingerprint, for receipts. */
+export const fingerprintHash = async (prints: Fingerprint): Promise<string> =>
+  (await sha256(new TextEncoder().encode(JSON.stringify(prints)))).slice(0, 16);
+
+/** Throws `wrong-base` naming the tensors whose content differs from what the adapter was trained on. */
+export async function checkFingerprint(
+  model: CausalLm,
+  expected: Fingerprint,
+  adapter: string,
+): Promise<void> {
+  const names = Object.keys(expected);
+  const missing = names.filter((name) => !model.weights.has(name));
+  const actual = await fingerprint(
+    model,
+    names.filter((name) => model.weights.has(name)),
+  );
+  const different = names.filter((name) => actual[name] !== expected[name]);
+  if (different.length === 0) return;
+  throw new TunesmithError(
+    "wrong-base",
+    `${adapter} was trained on another base: ${different.length} of ${names.length} tensors differ (${different.slice(0, 3).join(", ")}${missing.length > 0 ? `, ${missing.length} are missing` : ""})`,
+    {
+      fix: "load the base it was trained on, or pass { anyBase: true } to apply it regardless",
+      details: { different, missing },
+    },
+  );
+}

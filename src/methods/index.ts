@@ -1,0 +1,27 @@
+export {
+  type AdaptOptions,
+  adapt,
+  adapterNamed,
+  loadAdapter,
+  saveAdapter,
+  setActive,
+  setScale,
+  unload,
+} from "./adapt.js";
+export { type AdaptedLm, isAdapted } from "./adapted.js";
+export type { Adapter, AdapterSite } from "./adapter.js";
+export { checkFingerprint, type Fingerprint, fingerprint } from "./fingerprint.js";
+export { type LoraConfig, lora, loraMethod } from "./lowrank/lora.js";
+export { merge } from "./merge.js";
+export type {
+  Adaptation,
+  InitContext,
+  Method,
+  SiteCall,
+  SiteConfig,
+  SiteShape,
+  TensorSpec,
+} from "./method.js";
+export { type LoadAdapterOptions, loadPeft } from "./peft/load.js";
+export { savePeft } from "./peft/save.js";
+export { isTarget, selectTargets, type TargetSelection } from "./targets.js";

@@ -1,0 +1,162 @@
+import { z } from "zod";
+import { ops, type Value } from "../../graph/index.js";
+import { siteConfigSchema } from "../config.js";
+import type { Adaptation, Method, SiteShape, TensorSpec, TensorValues } from "../method.js";
+import { patternValue } from "../targets.js";
+import { type LoraInit, loraInitSchema, loraInits } from "./lora-init.js";
+
+const schema = siteConfigSchema.extend({
+  rank: z.number().int().positive().default(8).describe("rank r of the update"),
+  alpha: z.number().positive().default(8).describe("the update is scaled by alpha / rank"),
+  rslora: z.boolean().default(false).describe("scale by alpha / sqrt(rank) instead (arXiv 2312.03732)"),
+  dropout: z.number().min(0).lt(1).default(0).describe("dropout on the input of the update while training"),
+  init: loraInitSchema.default("default").describe("how A and B start"),
+  dora: z.boolean().default(false).describe("learn row norms apart from directions (arXiv 2402.09353)"),
+  loraBias: z.boolean().default(false).describe("give B a bias"),
+  rankPattern: z
+    .record(z.string(), z.number().int().positive())
+    .default({})
+    .describe("rank by module pattern"),
+  alphaPattern: z.record(z.string(), z.number().positive()).default({}).describe("alpha by module pattern"),
+});
+
+/** Configuration of LoRA, after defaults. */
+export type LoraConfig = z.infer<typeof schema>;
+
+/** Rank and scale s of one site. */
+export function loraScale(path: string, config: LoraConfig): { rank: number; scale: number } {
+  const rank = patternValue(config.rankPattern, path, config.rank);
+  const alpha = patternValue(config.alphaPattern, path, config.alpha);
+  return { rank, scale: alpha / (config.rslora ? Math.sqrt(rank) : rank) };
+}
+
+const nameA = (site: SiteShape) => (site.kind === "embedding" ? "lora_embedding_A" : "lora_A");
+const nameB = (site: SiteShape) => (site.kind === "embedding" ? "lora_embedding_B" : "lora_B");
+
+/** A and B as the update uses them: with a base-changing init, [A; A0] and [B, -B0], so that the base stays untouched. */
+function factors(tensors: TensorValues, site: SiteShape): { a: Value; b: Value } {
+  const [a, b] = [tensors[nameA(site)] as Value, tensors[nameB(site)] as Value];
+  const { lora_A0: a0, lora_B0: b0 } = tensors;
+  return a0 && b0 ? { a: ops.concat([a, a0], 0), b: ops.concat([b, ops.neg(b0)], 1) } : { a, b };
+}
+
+function tensors(site: SiteShape, config: LoraConfig): Record<string, TensorSpec> {
+  const { rank, scale } = loraScale(site.path, config);
+  const init = loraInits(config.init as LoraInit, site, rank, scale);
+  const specs: Record<string, TensorSpec> = {
+    [nameA(site)]: { shape: [rank, site.inFeatures], trainable: true, init: init.a },
+    [nameB(site)]: { shape: [site.outFeatures, rank], trainable: true, init: init.b },
+  };
+  if (init.changesBase) {
+    specs.lora_A0 = { shape: [rank, site.inFeatures], trainable: false, init: init.a };
+    specs.lora_B0 = { shape: [site.outFeatures, rank], trainable: false, init: init.b };
+  }
+  if (config.loraBias) {
+    specs.lora_bias = {
+      shape: [site.outFeatures],
+      trainable: true,
+      init: ({ site: s }) => new Float32Array(s.outFeatures),
+    };
+  }
+  if (config.dora) {
+    const norms = async (weight: Promise<Float32Array>) => rowNorms(await weight, site);
+    specs.lora_magnitude_vector = {
+      shape: [site.outFeatures],
+      trainable: true,
+      init: (context) => norms(context.weight()),
+    };
+  }
+  return specs;
+}
+
+/** DoRA's magnitudes start at the row norms of W0, so that the start is the base. */
+function rowNorms(weight: Float32Array, site: SiteShape): Float32Array {
+  return Float32Array.from({ length: site.outFeatures }, (_, row) => {
+    let sum = 0;
+    for (let at = row * site.inFeatures; at < (row + 1) * site.inFeatures; at++)
+      sum += (weight[at] as number) ** 2;
+    return Math.sqrt(sum);
+  });
+}
+
+/** V = W + s·B·A. */
+function additive(weight: Value, values: TensorValues, site: SiteShape, config: LoraConfig): Value {
+  const { a, b } = factors(values, site);
+  return ops.gemm(b, a, weight, { alpha: loraScale(site.path, config).scale });
+}
+
+/** m / ‖V‖ per output row, the norm held constant in the backward pass as in the paper, `[out, 1]`. */
+function doraFactor(v: Value, magnitude: Value): Value {
+  const norm = ops.stopGradient(ops.sqrt(ops.reduceSum(ops.square(v), [1])));
+  return ops.div(ops.unsqueeze(magnitude, 1), norm);
+}
+
+/** y + gate·s·B·A·x, B's product accumulated onto y inside one Gemm. */
+function update(
+  y: Value,
+  x: Value,
+  gate: Value,
+  values: TensorValues,
+  site: SiteShape,
+  config: LoraConfig,
+): Value {
+  const { a, b } = factors(values, site);
+  const down = site.kind === "embedding" ? rowsOf(a, x) : ops.gemm(x, a, undefined, { transB: true });
+  const { scale } = loraScale(site.path, config);
+  return ops.gemm(ops.mul(down, gate), b, y, { transB: true, alpha: scale });
+}
+
+/** Columns of A for token ids, `[tokens, r]`. */
+function rowsOf(a: Value, ids: Value): Value {
+  const picked = ops.gather(ops.transpose(a, [1, 0]), ids);
+  return ops.reshape(picked, [-1, a.shape[0] ?? 1], [ids]);
+}
+
+/** Low-Rank Adaptation (arXiv 2106.09685): W' = W + s·B·A, with DoRA, rsLoRA and the initialisations of PEFT. */
+export const loraMethod: Method<LoraConfig> = {
+  name: "lora",
+  summary: "low-rank update B·A of a frozen weight",
+  paper: "2106.09685",
+  schema,
+  kinds: ["linear", "embedding"],
+  tensors,
+  weight(weight, values, site, config) {
+    const v = additive(weight, values, site, config);
+    const magnitude = values.lora_magnitude_vector;
+    return magnitude ? ops.mul(v, doraFactor(v, magnitude)) : v;
+  },
+  biasDelta(values, site, config) {
+    return values.lora_bias && ops.mul(values.lora_bias, loraScale(site.path, config).scale);
+  },
+  forward({ x, y, gate, tensors: values, site, weight, bias, dropped }, config) {
+    const input = config.dropout > 0 && site.kind === "linear" ? dropped(x, config.dropout) : x;
+    const biased = (value: Value) =>
+      values.lora_bias
+        ? ops.add(value, ops.mul(ops.mul(values.lora_bias, loraScale(site.path, config).scale), gate))
+        : value;
+    const magnitude = values.lora_magnitude_vector;
+    if (!magnitude) return biased(update(y, input, gate, values, site, config));
+    // y + (f − 1)·W0·x_d + f·s·B·A·x_d with f = m/‖V‖; without dropout W0·x_d is y less its bias.
+    const factor = ops.transpose(doraFactor(additive(weight(), values, site, config), magnitude), [1, 0]);
+    const linear =
+      input === x ? (bias ? ops.sub(y, bias) : y) : ops.gemm(input, weight(), undefined, { transB: true });
+    const full = ops.sub(ops.mul(update(linear, input, ops.scalar(1), values, site, config), factor), linear);
+    return biased(ops.add(y, ops.mul(full, gate)));
+  },
+};
+
+/**
+ * LoRA with a configuration. Defaults are PEFT's: rank 8, alpha 8, no dropout, no bias.
+ *
+ * Throws `config-invalid` naming the field.
+ *
+ * @example
+ * ```ts
+ * import { lora } from "tunesmith/methods";
+ * const adaptation = lora({ rank: 8, alpha: 16, targets: ["q_proj", "v_proj"] });
+ * console.log(adaptation.config.rank);
+ * ```
+ */
+export function lora(config: z.input<typeof schema> = {}): Adaptation<LoraConfig> {
+  return { method: loraMethod, config: schema.parse(config) };
+}

@@ -1,0 +1,105 @@
+import { TunesmithError } from "../errors/index.js";
+import { makeNode, type Node, reach, type Value } from "../graph/index.js";
+import { type LmOutputs, nearest, type Parameter } from "../models/index.js";
+import { readTensor, toFloat32 } from "../tensor/index.js";
+import { parameter } from "./adapter.js";
+import type { SiteConfig } from "./method.js";
+
+/** A base tensor that is trained whole: its module's nodes read the parameter instead. */
+export interface SavedTensor {
+  /** Module path; other modules that share the weight (a tied head) keep the base's. */
+  readonly path: string;
+  /** Name of the base tensor. */
+  readonly weightName: string;
+  /** Last part of its name: `weight`, `bias`. */
+  readonly leaf: string;
+  readonly parameter: Parameter;
+}
+
+interface Use {
+  readonly path: string;
+  readonly weight: Value;
+  readonly leaf: string;
+}
+
+const leafOf = (name: string) => name.slice(name.lastIndexOf(".") + 1);
+
+/** Every (module, constant) pair of a forward pass. */
+function usesOf(outputs: LmOutputs): Use[] {
+  const uses = new Map<string, Use>();
+  for (const node of reach([outputs.logits]).nodes) {
+    for (const value of node.inputs) {
+      if (value?.source.kind !== "constant" || value.name === undefined || value.dtype !== "float32")
+        continue;
+      const leaf = leafOf(value.name);
+      uses.set(`${node.scope}/${leaf}`, { path: node.scope, weight: value, leaf });
+    }
+  }
+  return [...uses.values()];
+}
+
+const isNamed = (path: string, name: string) => path === name || path.endsWith(`.${name}`);
+
+/** The tensors `modulesToSave` and `bias` ask for. Throws `target-not-found` for a module that does not exist. */
+export async function savedTensors(
+  outputs: LmOutputs,
+  adapter: string,
+  config: SiteConfig,
+  adapted: ReadonlySet<string>,
+): Promise<SavedTensor[]> {
+  const uses = usesOf(outputs);
+  const modules = config.modulesToSave ?? [];
+  for (const name of modules) {
+    if (uses.some(({ path }) => isNamed(path, name))) continue;
+    const endings = new Set(uses.map(({ path }) => leafOf(path)));
+    throw new TunesmithError("target-not-found", `module to save '${name}' does not exist`, {
+      fix: `near names: ${nearest(name, endings, 5).join(", ")}`,
+    });
+  }
+  const wanted = uses.filter(
+    ({ path, leaf }) =>
+      modules.some((name) => isNamed(path, name)) ||
+      (leaf === "bias" && (config.bias === "all" || (config.bias === "adapted" && adapted.has(path)))),
+  );
+  return Promise.all(wanted.map((use) => savedTensor(adapter, use)));
+}
+
+async function savedTensor(adapter: string, { path, weight, leaf }: Use): Promise<SavedTensor> {
+  const { source } = weight;
+  if (source.kind !== "constant")
+    throw new TunesmithError("graph-invalid", `${path}.${leaf} is not a constant`);
+  const data = toFloat32(await readTensor(source.data)).slice();
+  const name = `${adapter}/${path}.${leaf}`;
+  return {
+    path,
+    weightName: String(weight.name),
+    leaf,
+    parameter: parameter(name, weight.shape as number[], data, true),
+  };
+}
+
+/** A node's inputs with saved tensors in the place of the base's; undefined when nothing changes. */
+export function withSaved(
+  node: Node,
+  inputs: readonly (Value | undefined)[],
+  saved: ReadonlyMap<string, Value>,
+): (Value | undefined)[] | undefined {
+  let changed = false;
+  const swapped = inputs.map((value, index) => {
+    const original = node.inputs[index];
+    if (original?.source.kind !== "constant" || original.name === undefined) return value;
+    const replacement = saved.get(`${node.scope}/${leafOf(original.name)}`);
+    changed ||= replacement !== undefined;
+    return replacement ?? value;
+  });
+  return changed ? swapped : undefined;
+}
+
+/** The node's operator over other inputs. */
+export const sameOperator = (node: Node, inputs: readonly (Value | undefined)[]): readonly Value[] =>
+  makeNode(node.op, inputs, node.attrs, {
+    domain: node.domain,
+    outputs: node.outputs.length,
+    name: node.name,
+    scope: node.scope,
+  }).outputs;

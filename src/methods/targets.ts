@@ -1,0 +1,113 @@
+import { TunesmithError } from "../errors/index.js";
+import { nearest } from "../models/weights.js";
+
+/** Which modules a method changes; the rules and names of Hugging Face PEFT. */
+export interface TargetSelection {
+  /**
+   * A list matches a module path that equals an item or ends in `.item`; a string is a regular expression over the
+   * whole path; `"all-linear"` is every linear layer but the output head.
+   */
+  readonly targets: string | readonly string[];
+  /** As `targets`; wins over it. */
+  readonly exclude?: string | readonly string[] | undefined;
+  /** Only these layer indices (list form of `targets` only). */
+  readonly layers?: readonly number[] | undefined;
+  /** Name of the module list whose index counts as the layer, e.g. `h` or `layers`; default: the first index found. */
+  readonly layersPattern?: string | readonly string[] | undefined;
+  /** Modules trained whole; nothing below them is adapted. */
+  readonly saved?: readonly string[] | undefined;
+}
+
+export interface Candidate {
+  readonly path: string;
+  readonly kind: "linear" | "embedding";
+  readonly isHead: boolean;
+}
+
+const escape = (text: string) => text.replace(/[.*+?^${}()|[\]\\]/g, "\\$&");
+
+/** Python's `re.fullmatch`. Throws `config-invalid` for a pattern JavaScript cannot read. */
+function fullMatch(pattern: string, path: string): boolean {
+  return regex(`^(?:${pattern})$`, pattern).test(path);
+}
+
+function regex(source: string, shown: string): RegExp {
+  try {
+    return new RegExp(source);
+  } catch (cause) {
+    throw new TunesmithError("config-invalid", `'${shown}' is not a valid regular expression`, {
+      cause,
+      fix: "escape special characters, or give a list of module names",
+    });
+  }
+}
+
+const endsWith = (path: string, items: readonly string[]) =>
+  items.some((item) => path === item || path.endsWith(`.${item}`));
+
+const matches = (path: string, rule: string | readonly string[]): boolean =>
+  typeof rule === "string" ? fullMatch(rule, path) : endsWith(path, rule);
+
+const isAllLinear = (targets: string | readonly string[]): boolean =>
+  typeof targets === "string" && targets.toLowerCase() === "all-linear";
+
+/** Index of the layer a path lies in, by PEFT's patterns. */
+function layerIndex(path: string, pattern: string | readonly string[] | undefined): number | undefined {
+  const names = pattern === undefined || pattern.length === 0 ? ["[^.]*"] : [pattern].flat();
+  for (const name of names) {
+    const found = regex(`.*?\\.${name}\\.(\\d+)\\.`, name).exec(path);
+    if (found?.index === 0) return Number(found[1]);
+  }
+  return undefined;
+}
+
+/** Whether a module is selected. `exact` full paths ignore the layer list, as in the reference. */
+export function isTarget(candidate: Candidate, selection: TargetSelection): boolean {
+  const { path } = candidate;
+  const { targets, exclude, saved = [], layers, layersPattern } = selection;
+  if (exclude !== undefined && exclude.length > 0 && matches(path, exclude)) return false;
+  if (saved.some((name) => new RegExp(`(^|.*\\.)${escape(name)}($|\\..*)`).test(path))) return false;
+  if (isAllLinear(targets)) return candidate.kind === "linear" && !candidate.isHead;
+  if (!matches(path, targets)) return false;
+  if (typeof targets === "string" || targets.includes(path) || !layers) return true;
+  const index = layerIndex(path, layersPattern);
+  return index !== undefined && layers.includes(index);
+}
+
+/**
+ * The selected candidates. Throws `target-not-found` when nothing matches, or when one item of the list matches
+ * nothing (a misspelled name must not hide behind a correct one); the message lists near names.
+ */
+export function selectTargets<T extends Candidate>(
+  candidates: readonly T[],
+  selection: TargetSelection,
+): T[] {
+  const { targets } = selection;
+  const chosen = candidates.filter((candidate) => isTarget(candidate, selection));
+  const wanted = typeof targets === "string" ? [] : targets;
+  const idle = wanted.filter((item) => !candidates.some(({ path }) => endsWith(path, [item])));
+  if (chosen.length > 0 && idle.length === 0) return chosen;
+  const missed = idle[0] ?? (typeof targets === "string" ? targets : targets.join(", "));
+  const endings = new Set(candidates.map(({ path }) => path.slice(path.lastIndexOf(".") + 1)));
+  const reason = idle.length > 0 ? "matches no module" : "selects no module after excludes and layers";
+  throw new TunesmithError("target-not-found", `target '${missed}' ${reason}`, {
+    fix: `near names: ${nearest(missed, endings, 5).join(", ")}; 'tunesmith inspect' lists every module${
+      typeof targets === "string" && !isAllLinear(targets)
+        ? "; a string is a regular expression over the whole path, use a list for name endings"
+        : ""
+    }`,
+    details: { target: missed, modules: candidates.map(({ path }) => path) },
+  });
+}
+
+/** The first key of a pattern table that matches a path (`rank_pattern`, `alpha_pattern`), else the default. */
+export function patternValue(
+  patterns: Readonly<Record<string, number>>,
+  path: string,
+  fallback: number,
+): number {
+  for (const [key, value] of Object.entries(patterns)) {
+    if (regex(`^(.*\\.)?(${key})$`, key).test(path)) return value;
+  }
+  return fallback;
+}

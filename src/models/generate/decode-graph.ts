@@ -1,0 +1,48 @@
+import { type Graph, input, makeGraph, makeNode, ops, recompute, type Value } from "../../graph/index.js";
+import { inputsOf } from "../feeds.js";
+import type { CausalLm, KeyValue, LmInputs } from "../types.js";
+
+const MAX_END = 2 ** 31 - 1;
+
+/** Names of a layer's cache: fed as they are, and given back with `new.` in front. */
+export const cacheName = (layer: number, part: "key" | "value"): string => `past.${layer}.${part}`;
+
+/**
+ * The model as one decoding step: ids `[batch, length]` and a cache of `past` columns go in; logits `[batch, vocab]` of the
+ * last token and the keys and values of the new tokens `[batch, kvHeads, length, headDim]` come out. All three axes
+ * are symbolic, so one session serves the prompt and every step after it.
+ */
+export function decodeGraph(model: CausalLm): Graph {
+  const { kvHeads, headDim, layers } = model.sizes;
+  const cache = (layer: number, part: "key" | "value") =>
+    input(cacheName(layer, part), "float32", ["batch", kvHeads, "past", headDim]);
+  const pastPositions = input("past.positions", "int64", ["batch", "past"]);
+  const inputs: LmInputs = {
+    ids: input("ids", "int64", ["batch", "length"]),
+    positions: input("positions", "int64", ["batch", "length"]),
+    segments: input("segments", "int32", ["batch", "length"]),
+    past: {
+      layers: Array.from({ length: layers }, (_, at): KeyValue => ({ key: cache(at, "key"), value: cache(at, "value") })),
+      positions: pastPositions,
+      segments: input("past.segments", "int32", ["batch", "past"]),
+    },
+  };
+  const outputs = model.build(inputs);
+  const pastLength = makeNode("Shape", [pastPositions], { start: { i: 1 }, end: { i: 2 } }).outputs[0] as Value;
+  const fresh = (present: Value) =>
+    makeNode("Slice", [present, pastLength, ops.ints([MAX_END]), ops.ints([2])]).outputs[0] as Value;
+  const named: [string, Value][] = outputs.present.flatMap(({ key, value }, layer): [string, Value][] => [
+    [`new.${cacheName(layer, "key")}`, fresh(key)],
+    [`new.${cacheName(layer, "value")}`, fresh(value)],
+  ]);
+  named.unshift(["logits", lastLogits(outputs.hidden, outputs.logits, inputs.ids)]);
+  return makeGraph("decode", inputsOf(named.map(([, value]) => value)), named);
+}
+
+/** The head on the last token of each row only: over a long prompt it would cost more than a layer. */
+function lastLogits(hidden: Value, logits: Value, ids: Value): Value {
+  const width = hidden.shape[1] as number;
+  const rows = ops.reshape(hidden, ["batch", "length", width], [ids]);
+  const last = ops.reshape(ops.slice(rows, 1, -1), ["batch", width], [ids]);
+  return recompute([logits], new Map([[hidden, last]]))[0] as Value;
+}

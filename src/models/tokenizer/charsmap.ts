@@ -1,0 +1,72 @@
+import { TunesmithError } from "../../errors/index.js";
+
+/**
+ * SentencePiece's compiled normalisation rules: a double-array trie (darts-clone) over UTF-8 bytes whose values are
+ * offsets into a list of zero-terminated replacements. The longest rule at each position applies; a character
+ * without a rule stays.
+ *
+ * @param blob `normalizer_spec.precompiled_charsmap`: byte length of the trie, trie, replacements.
+ * @param name Names the file in errors.
+ * Throws `file-corrupt` when the trie does not fit the blob.
+ */
+export function charsmapNormalizer(blob: Uint8Array, name: string): (text: string) => string {
+  if (blob.length === 0) return (text) => text;
+  const view = new DataView(blob.buffer, blob.byteOffset, blob.byteLength);
+  const trieBytes = blob.length >= 4 ? view.getUint32(0, true) : 0;
+  if (trieBytes === 0 || trieBytes % 4 !== 0 || 4 + trieBytes > blob.length) {
+    throw new TunesmithError("file-corrupt", `${name}: the normalisation table does not fit its length`, {
+      fix: "download or export the tokenizer model again",
+    });
+  }
+  const units = Uint32Array.from({ length: trieBytes / 4 }, (_, index) =>
+    view.getUint32(4 + 4 * index, true),
+  );
+  const replacements = blob.subarray(4 + trieBytes);
+  const encoder = new TextEncoder();
+  const decoder = new TextDecoder("utf-8", { ignoreBOM: true });
+  return (text) => {
+    const bytes = encoder.encode(text);
+    const output: number[] = [];
+    for (let at = 0; at < bytes.length; ) {
+      const match = longestMatch(units, bytes, at);
+      if (match) {
+        for (let from = match.value; from < replacements.length && replacements[from] !== 0; from++) {
+          output.push(replacements[from] ?? 0);
+        }
+        at += match.length;
+      } else {
+        const end = at + charLength(bytes[at] ?? 0);
+        while (at < end && at < bytes.length) output.push(bytes[at++] ?? 0);
+      }
+    }
+    return decoder.decode(Uint8Array.from(output));
+  };
+}
+
+function charLength(lead: number): number {
+  if (lead < 0x80) return 1;
+  if (lead < 0xe0) return 2;
+  return lead < 0xf0 ? 3 : 4;
+}
+
+function longestMatch(
+  units: Uint32Array,
+  bytes: Uint8Array,
+  start: number,
+): { value: number; length: number } | undefined {
+  let node = offsetOf(units[0] ?? 0);
+  let found: { value: number; length: number } | undefined;
+  for (let at = start; at < bytes.length; at++) {
+    const byte = bytes[at] ?? 0;
+    node ^= byte;
+    const unit = units[node];
+    if (byte === 0 || unit === undefined || (unit & 0x800000ff) !== byte) break;
+    node ^= offsetOf(unit);
+    if ((unit >>> 8) & 1) found = { value: (units[node] ?? 0) & 0x7fffffff, length: at - start + 1 };
+  }
+  return found;
+}
+
+function offsetOf(unit: number): number {
+  return (unit >>> 10) << ((unit & 0x200) >>> 6);
+}
