@@ -1,6 +1,8 @@
 import { TunesmithError } from "../errors/index.js";
-import { describe, type Node, ops, reach, type Value, withScope } from "../graph/index.js";
-import { ruleFor } from "./rules/index.js";
+import { decompositionOf } from "../graph/decompose/index.js";
+import { dependencies, describe, type Node, ops, reach, type Value, withScope } from "../graph/index.js";
+import { findRule, notDifferentiable, stopsGradient } from "./rules/index.js";
+import type { VjpRule } from "./types.js";
 
 export interface Seed {
   readonly output: Value;
@@ -28,17 +30,34 @@ const FLOATS = new Set(["float32", "float64", "float16", "bfloat16"]);
  */
 export function gradients(loss: Value, wrt: readonly Value[]): Value[] {
   if (loss.shape.some((dim) => dim !== 1)) {
-    throw new TunesmithError("shape-mismatch", `gradients: the loss has shape [${loss.shape}], expected a scalar`, {
-      fix: "reduce it with ops.reduceSum or ops.reduceMean, or pass output gradients to vjp()",
-    });
+    throw new TunesmithError(
+      "shape-mismatch",
+      `gradients: the loss has shape [${loss.shape}], expected a scalar`,
+      {
+        fix: "reduce it with ops.reduceSum or ops.reduceMean, or pass output gradients to vjp()",
+      },
+    );
   }
   const seed = ops.full(loss.shape, 1, loss.dtype);
-  return vjp([{ output: loss, gradient: seed }], wrt).map((dx, index) => dx ?? ops.zerosLike(wrt[index] as Value));
+  return vjp([{ output: loss, gradient: seed }], wrt).map(
+    (dx, index) => dx ?? ops.zerosLike(wrt[index] as Value),
+  );
 }
 
 /** Vector-Jacobian product: `Σ gradientᵀ · ∂output/∂wrt` for each `wrt`; undefined where nothing depends on it. */
-export function vjp(seeds: readonly Seed[], wrt: readonly Value[]): (Value | undefined)[] {
-  const { nodes } = reach(seeds.map((seed) => seed.output));
+export const vjp = (seeds: readonly Seed[], wrt: readonly Value[]): (Value | undefined)[] =>
+  reverse(seeds, wrt, new Set());
+
+/** The reverse pass. Nothing below `stops` is looked at. */
+function reverse(
+  seeds: readonly Seed[],
+  wrt: readonly Value[],
+  stops: ReadonlySet<Value>,
+): (Value | undefined)[] {
+  const { nodes } = reach(
+    seeds.map((seed) => seed.output),
+    stops,
+  );
   const active = activeValues(nodes, wrt);
   const arrived = new Map<Value, Value[]>();
   const send = (value: Value, gradient: Value) => {
@@ -65,10 +84,10 @@ function backThrough(
   total: (value: Value) => Value | undefined,
   send: (value: Value, gradient: Value) => void,
 ): void {
-  const dys = node.outputs.map(total);
+  const dys = node.outputs.map((value) => (FLOATS.has(value.dtype) ? total(value) : undefined));
   const dy = dys[0] ?? dys.find((value) => value !== undefined);
   if (!dy) return;
-  const rule = ruleFor(node);
+  const rule = findRule(node) ?? throughDecomposition;
   const needs = (index: number) => {
     const value = node.inputs[index];
     return value !== undefined && active.has(value);
@@ -82,27 +101,55 @@ function backThrough(
   });
 }
 
+/** An operator without a rule of its own is differentiated as the simpler operators it stands for. */
+const throughDecomposition: VjpRule = ({ node, dys, needs }) => {
+  const decompose = decompositionOf(node);
+  if (!decompose) throw notDifferentiable(node);
+  const parts = decompose(node.inputs, node);
+  const seeds = dys.flatMap((gradient, index) => {
+    const output = parts[index];
+    if (gradient && !output) throw notDifferentiable(node, `has no gradient through its output ${index}`);
+    return gradient && output ? [{ output, gradient }] : [];
+  });
+  const inputs = node.inputs.filter((value): value is Value => value !== undefined);
+  const distinct = [
+    ...new Set(node.inputs.filter((value, index): value is Value => value !== undefined && needs(index))),
+  ];
+  const found = new Map(
+    reverse(seeds, distinct, new Set(inputs)).map((dx, at) => [distinct[at] as Value, dx] as const),
+  );
+  // A value that stands at two inputs gets its whole gradient once.
+  return node.inputs.map((value, index) =>
+    value && node.inputs.indexOf(value) === index ? found.get(value) : undefined,
+  );
+};
+
 /** Values that depend on `wrt` through floating-point operators. */
 function activeValues(nodes: readonly Node[], wrt: readonly Value[]): Set<Value> {
   const active = new Set<Value>(wrt);
   for (const node of nodes) {
-    if (!flowsThrough(node, active)) continue;
-    for (const value of node.outputs) if (FLOATS.has(value.dtype)) active.add(value);
+    if (stopsGradient(node) || !dependsOn(node, active)) continue;
+    const floats = node.outputs.filter((value) => FLOATS.has(value.dtype));
+    // An operator that rounds to integers without being known to stop would lose the gradient silently.
+    if (floats.length === 0 && node.op !== "Cast") throw notDifferentiable(node);
+    for (const value of floats) active.add(value);
   }
   return active;
 }
 
-function flowsThrough(node: Node, active: ReadonlySet<Value>): boolean {
-  if (node.domain === "tunesmith" && node.op === "StopGradient") return false;
+function dependsOn(node: Node, active: ReadonlySet<Value>): boolean {
   const inputs =
-    node.domain === "tunesmith" && node.op === "CustomVjp" ? ops.customParts(node).wrt : node.inputs;
-  return inputs.some((value) => value !== undefined && active.has(value));
+    node.domain === "tunesmith" && node.op === "CustomVjp" ? ops.customParts(node).wrt : dependencies(node);
+  return inputs.some((value) => active.has(value));
 }
 
 function checkShape(node: Node, index: number, value: Value, gradient: Value): void {
   const same =
     value.shape.length === gradient.shape.length &&
-    value.shape.every((dim, axis) => typeof dim === "string" || typeof gradient.shape[axis] === "string" || dim === gradient.shape[axis]);
+    value.shape.every(
+      (dim, axis) =>
+        typeof dim === "string" || typeof gradient.shape[axis] === "string" || dim === gradient.shape[axis],
+    );
   if (!same || gradient.dtype !== value.dtype) {
     throw new TunesmithError(
       "graph-invalid",

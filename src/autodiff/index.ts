@@ -1,4 +1,5 @@
 export { gradients, type Seed, vjp } from "./gradients.js";
-export { ruleFor, vjpRules } from "./rules/index.js";
+export { vjpRules } from "./rules/index.js";
+export { stops } from "./rules/stops.js";
 export type { VjpContext, VjpRule, VjpTable } from "./types.js";
 export { unbroadcast } from "./unbroadcast.js";

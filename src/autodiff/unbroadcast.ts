@@ -1,5 +1,5 @@
 import { TunesmithError } from "../errors/index.js";
-import { ops, sameShape, showShape, stretchedAxes, type Shape, type Value } from "../graph/index.js";
+import { ops, type Shape, sameShape, showShape, stretchedAxes, type Value } from "../graph/index.js";
 
 /** Sums `gradient` over the axes along which an operand of shape `shape` was broadcast. */
 export function unbroadcast(gradient: Value, shape: Shape, like?: Value): Value {

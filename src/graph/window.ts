@@ -32,13 +32,16 @@ export function windowOf(node: WindowNode): Window {
   const { input, kernel, strides, dilations } = base;
   const { before, after } = autoPads(node, base, (axis) => {
     const size = staticDim(node, input[axis]);
-    return (Math.ceil(size / at(strides, axis)) - 1) * at(strides, axis) + extent(kernel, dilations, axis) - size;
+    return (
+      (Math.ceil(size / at(strides, axis)) - 1) * at(strides, axis) + extent(kernel, dilations, axis) - size
+    );
   });
   const ceil = intAttr(node.attrs, "ceil_mode", 0) !== 0;
   const output = input.map((dim, axis): Dim => {
     const room = dimSub(dimAdd(dim, at(before, axis) + at(after, axis)), extent(kernel, dilations, axis));
     const stride = at(strides, axis);
-    if (!ceil || typeof room !== "number") return dimAdd(dimDiv(ceil ? dimAdd(room, stride - 1) : room, stride), 1);
+    if (!ceil || typeof room !== "number")
+      return dimAdd(dimDiv(ceil ? dimAdd(room, stride - 1) : room, stride), 1);
     const steps = Math.ceil(room / stride);
     // A window may not start in the padding behind the data.
     const last = steps * stride >= Number(dim) + at(before, axis) ? steps - 1 : steps;
@@ -51,9 +54,15 @@ export function windowOf(node: WindowNode): Window {
 export function transposedWindowOf(node: WindowNode): Window & { readonly outputPadding: readonly number[] } {
   const base = readWindow(node);
   const { input, kernel, strides, dilations } = base;
-  const outputPadding = intsAttr(node.attrs, "output_padding") ?? kernel.map(() => 0);
-  const grown = (axis: number) => at(outputPadding, axis) + extent(kernel, dilations, axis);
   const wanted = intsAttr(node.attrs, "output_shape")?.slice(-kernel.length);
+  const outputPadding = (intsAttr(node.attrs, "output_padding") ?? kernel.map(() => 0)).map((given, axis) => {
+    // A result longer than what the data reaches ends in positions that only the bias fills.
+    const [size, want] = [input[axis], wanted?.[axis]];
+    if (want === undefined || typeof size !== "number") return given;
+    const reach = at(strides, axis) * (size - 1) + given + extent(kernel, dilations, axis);
+    return given + Math.max(0, want - reach);
+  });
+  const grown = (axis: number) => at(outputPadding, axis) + extent(kernel, dilations, axis);
   const mode = stringAttr(node.attrs, "auto_pad", "NOTSET");
   const fixed = wanted ? { ...node, attrs: { ...node.attrs, auto_pad: { s: upperOrLower(mode) } } } : node;
   const { before, after } = autoPads(fixed, base, (axis) => {
@@ -73,14 +82,20 @@ const at = (list: readonly number[], axis: number): number => list[axis] ?? 0;
 const extent = (kernel: readonly number[], dilations: readonly number[], axis: number) =>
   (at(kernel, axis) - 1) * at(dilations, axis) + 1;
 
-function readWindow(node: WindowNode): Omit<Window, "before" | "after" | "output"> & { readonly input: Shape } {
+function readWindow(
+  node: WindowNode,
+): Omit<Window, "before" | "after" | "output"> & { readonly input: Shape } {
   const input = node.inputs[0]?.shape.slice(2) ?? [];
   const weight = /Conv/.test(node.op) ? node.inputs[1]?.shape.slice(2) : undefined;
   const kernel = intsAttr(node.attrs, "kernel_shape") ?? weight;
   if (!kernel || kernel.length !== input.length || !kernel.every((size) => typeof size === "number")) {
-    throw new TunesmithError("graph-invalid", `${describe(node)}: the kernel shape is not known or does not fit`, {
-      fix: `give kernel_shape with ${input.length} numbers`,
-    });
+    throw new TunesmithError(
+      "graph-invalid",
+      `${describe(node)}: the kernel shape is not known or does not fit`,
+      {
+        fix: `give kernel_shape with ${input.length} numbers`,
+      },
+    );
   }
   const ones = kernel.map(() => 1);
   return {
@@ -112,7 +127,11 @@ function autoPads(
 
 function staticDim(node: WindowNode, dim: Dim | undefined): number {
   if (typeof dim === "number") return dim;
-  throw new TunesmithError("graph-invalid", `${describe(node)}: auto_pad needs a static spatial length, got '${dim}'`, {
-    fix: "bind the graph's symbolic dimensions with specialise() first",
-  });
+  throw new TunesmithError(
+    "graph-invalid",
+    `${describe(node)}: auto_pad needs a static spatial length, got '${dim}'`,
+    {
+      fix: "bind the graph's symbolic dimensions with specialise() first",
+    },
+  );
 }

@@ -8,8 +8,7 @@ const real = (attrs: Readonly<Record<string, unknown>>, name: string): number =>
   (attrs[name] as { f?: number } | undefined)?.f ?? 1;
 
 /** Rows of a value as one matrix `[prod(leading), last]`. */
-const asMatrix = (x: Value): Value =>
-  ops.reshape(x, [dimProduct(x.shape.slice(0, -1)), x.shape.at(-1) ?? 1]);
+const asMatrix = (x: Value): Value => ops.reshape(x, [dimProduct(x.shape.slice(0, -1)), x.shape.at(-1) ?? 1]);
 
 function matmulLeft(dy: Value, a: Value, b: Value): Value {
   if (b.shape.length === 2) {

@@ -1,11 +1,10 @@
-import { normalAxis, ops, outputOf, type Value } from "../../graph/index.js";
+import { normalAxis, op, ops, outputOf, type Value } from "../../graph/index.js";
+import { floatAttr, intAttr } from "../../graph/infer/types.js";
 import type { VjpContext, VjpTable } from "../types.js";
 import { unbroadcast } from "../unbroadcast.js";
 
-const axisOf = (context: VjpContext, fallback: number): number => {
-  const attr = context.node.attrs.axis;
-  return normalAxis(attr && "i" in attr ? Number(attr.i) : fallback, context.dy.shape.length, "axis");
-};
+const axisOf = (context: VjpContext, fallback: number): number =>
+  normalAxis(intAttr(context.node.attrs, "axis", fallback), context.dy.shape.length, "axis");
 
 export const normalization: VjpTable = {
   Softmax: (context) => {
@@ -20,52 +19,91 @@ export const normalization: VjpTable = {
     return [ops.sub(context.dy, ops.mul(ops.exp(y), total))];
   },
   LayerNormalization: (context) => {
-    const { dy, inputs, outputs, needs } = context;
+    const { dys, inputs, outputs, needs } = context;
     const [x, gamma, beta] = inputs as [Value, Value, Value | undefined];
-    const axis = axisOf(context, -1);
-    const axes = x.shape.flatMap((_, at) => (at >= axis ? [at] : []));
+    const axes = axesOf(context);
     const [mean, inverseStd] =
-      outputs.length === 3 ? [outputOf(context.node, 1), outputOf(context.node, 2)] : statistics(context, axes);
+      outputs.length === 3
+        ? [outputOf(context.node, 1), outputOf(context.node, 2)]
+        : statistics(context, axes);
     const normal = ops.mul(ops.sub(x, mean), inverseStd);
-    const e = ops.mul(dy, gamma);
-    const dx = () => {
-      const centred = ops.sub(e, ops.reduceMean(e, axes));
-      const along = ops.mul(normal, ops.reduceMean(ops.mul(e, normal), axes));
-      return ops.mul(inverseStd, ops.sub(centred, along));
-    };
+    const dy = dys[0];
+    const parts = needs(0)
+      ? [
+          dy && inputGradient(dy, gamma, normal, inverseStd, axes, true),
+          ...ofStatistics(context, normal, inverseStd),
+        ]
+      : [];
     return [
-      needs(0) ? dx() : undefined,
-      needs(1) ? unbroadcast(ops.mul(dy, normal), gamma.shape, gamma) : undefined,
-      needs(2) && beta ? unbroadcast(dy, beta.shape, beta) : undefined,
+      parts.reduce((sum, part) => (sum && part ? ops.add(sum, part) : (sum ?? part)), undefined),
+      needs(1) && dy ? unbroadcast(ops.mul(dy, normal), gamma.shape, gamma) : undefined,
+      needs(2) && beta && dy ? unbroadcast(dy, beta.shape, beta) : undefined,
     ];
   },
-  SimplifiedLayerNormalization: rmsNormRule,
-  RMSNormalization: rmsNormRule,
+  RMSNormalization: rmsNorm,
+  SimplifiedLayerNormalization: rmsNorm,
 };
 
-/** 1/rms is recomputed: the kernel's second output is wrong on WebGPU. */
-function rmsNormRule(context: VjpContext): (Value | undefined)[] {
+/** y = x·is·gamma with is = 1/sqrt(mean(x²) + eps). The kernel's own `is` output is wrong on WebGPU: recomputed. */
+function rmsNorm(context: VjpContext): (Value | undefined)[] {
   const { dy, inputs, needs } = context;
   const [x, gamma] = inputs as [Value, Value];
-  const axis = axisOf(context, -1);
-  const axes = x.shape.flatMap((_, at) => (at >= axis ? [at] : []));
-  const attr = context.node.attrs.epsilon;
-  const epsilon = attr && "f" in attr ? attr.f : 1e-5;
-  const inverse = ops.reciprocal(ops.sqrt(ops.add(ops.reduceMean(ops.square(x), axes), epsilon)));
+  const axes = axesOf(context);
+  const inverse = inverseRoot(ops.reduceMean(ops.square(x), axes), context);
   const normal = ops.mul(x, inverse);
-  const e = ops.mul(dy, gamma);
-  const dx = () => ops.mul(inverse, ops.sub(e, ops.mul(normal, ops.reduceMean(ops.mul(e, normal), axes))));
   return [
-    needs(0) ? dx() : undefined,
+    needs(0) ? inputGradient(dy, gamma, normal, inverse, axes, false) : undefined,
     needs(1) ? unbroadcast(ops.mul(dy, normal), gamma.shape, gamma) : undefined,
   ];
 }
 
+/** is·(e - [mean(e)] - normal·mean(e·normal)) with e = d·gamma. */
+function inputGradient(
+  dy: Value,
+  gamma: Value,
+  normal: Value,
+  inverse: Value,
+  axes: readonly number[],
+  centre: boolean,
+): Value {
+  const e = ops.mul(dy, gamma);
+  const centred = centre ? ops.sub(e, ops.reduceMean(e, axes)) : e;
+  const along = ops.mul(normal, ops.reduceMean(ops.mul(e, normal), axes));
+  return ops.mul(inverse, ops.sub(centred, along));
+}
+
+/** What arrives at the mean and 1/std outputs (second derivatives read them): mean' = 1/n, is' = -is²·normal/n. */
+function ofStatistics(
+  { dys, inputs, outputs }: VjpContext,
+  normal: Value,
+  inverse: Value,
+): (Value | undefined)[] {
+  const x = inputs[0] as Value;
+  const [toMean, toInverse] = [dys[1], dys[2]];
+  if (!toMean && !toInverse) return [];
+  const statistic = outputs[1] as Value;
+  const average = (value: Value) => {
+    const spread = ops.expand(value, x.shape, [x]);
+    const count = ops.div(ops.cast(op("Size", [x]), x.dtype), ops.cast(op("Size", [statistic]), x.dtype));
+    return ops.div(spread, count);
+  };
+  return [
+    toMean && average(toMean),
+    toInverse && ops.neg(ops.mul(average(ops.mul(toInverse, ops.square(inverse))), normal)),
+  ];
+}
+
+const axesOf = (context: VjpContext): number[] => {
+  const { length } = (context.inputs[0] as Value).shape;
+  const from = normalAxis(intAttr(context.node.attrs, "axis", -1), length, "axis");
+  return Array.from({ length: length - from }, (_, at) => from + at);
+};
+
+const inverseRoot = (variance: Value, { node }: VjpContext): Value =>
+  ops.reciprocal(ops.sqrt(ops.add(variance, floatAttr(node.attrs, "epsilon", 1e-5))));
+
 function statistics(context: VjpContext, axes: readonly number[]): [Value, Value] {
   const x = context.inputs[0] as Value;
-  const attr = context.node.attrs.epsilon;
-  const epsilon = attr && "f" in attr ? attr.f : 1e-5;
   const mean = ops.reduceMean(x, axes);
-  const variance = ops.reduceMean(ops.square(ops.sub(x, mean)), axes);
-  return [mean, ops.reciprocal(ops.sqrt(ops.add(variance, epsilon)))];
+  return [mean, inverseRoot(ops.reduceMean(ops.square(ops.sub(x, mean)), axes), context)];
 }

@@ -25,7 +25,10 @@ const withBias = (x: Value, bias: Value | undefined) => (bias ? ops.add(x, bias)
 
 /** Outputs: y, (mean, 1/std: not reproduced), x + skip + bias. */
 const skipNorm =
-  (normalise: (sum: Value, gamma: Value, beta: Value | undefined, epsilon: number) => Value, betas: number): Decomposition =>
+  (
+    normalise: (sum: Value, gamma: Value, beta: Value | undefined, epsilon: number) => Value,
+    betas: number,
+  ): Decomposition =>
   (inputs, node) => {
     const [x, skip, gamma] = inputs as [Value, Value, Value];
     const [beta, bias] = betas === 1 ? [inputs[3], inputs[4]] : [undefined, inputs[3]];

@@ -29,8 +29,12 @@ export function staticLengths(node: Node, shape: Shape, what: string): number[] 
 
 /** The node uses an attribute value for which there is no decomposition. */
 export function unsupported(node: Node, attribute: string, value: unknown, fix?: string): TunesmithError {
-  return new TunesmithError("attribute-unsupported", `${describe(node)}: ${attribute}=${value} is not supported`, {
-    ...(fix ? { fix } : {}),
-    details: { op: node.op, attribute, value },
-  });
+  return new TunesmithError(
+    "attribute-unsupported",
+    `${describe(node)}: ${attribute}=${value} is not supported`,
+    {
+      ...(fix ? { fix } : {}),
+      details: { op: node.op, attribute, value },
+    },
+  );
 }

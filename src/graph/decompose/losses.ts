@@ -20,11 +20,15 @@ function nll(logProbabilities: Value, target: Value, weight: Value | undefined, 
   if (reduction === "none") return each;
   const total = ops.reduceSum(each, undefined, false);
   if (reduction === "sum") return total;
-  return factor ? ops.div(total, ops.reduceSum(factor, undefined, false)) : ops.reduceMean(each, undefined, false);
+  return factor
+    ? ops.div(total, ops.reduceSum(factor, undefined, false))
+    : ops.reduceMean(each, undefined, false);
 }
 
 export const losses: DecompositionTable = {
-  NegativeLogLikelihoodLoss: ([input, target, weight], node) => [nll(input as Value, target as Value, weight, node)],
+  NegativeLogLikelihoodLoss: ([input, target, weight], node) => [
+    nll(input as Value, target as Value, weight, node),
+  ],
   SoftmaxCrossEntropyLoss: ([scores, labels, weight], node) => {
     const logProbabilities = makeNode("LogSoftmax", [scores], { axis: { i: 1 } }).outputs[0] as Value;
     return [nll(logProbabilities, labels as Value, weight, node), logProbabilities];

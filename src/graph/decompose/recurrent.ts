@@ -9,8 +9,10 @@ type Activation = (x: Value) => Value;
 
 /** One direction's parameters, all with the direction axis removed. */
 interface Direction {
+  /** `[in, gates·H]`. */
   readonly w: Value;
-  readonly r: Value;
+  /** `[H, gates·H]`, or one `[H, H]` per gate where the cell uses them apart. */
+  readonly r: readonly Value[];
   readonly wb: Value | undefined;
   readonly rb: Value | undefined;
   readonly peepholes: readonly (Value | undefined)[];
@@ -21,8 +23,14 @@ interface Direction {
 /** The states after one time step, the output first. `x` is the input's contribution `W·x_t`, without biases. */
 type Cell = (x: Value, states: readonly Value[], direction: Direction, node: Node) => readonly Value[];
 
-const activationOf = (node: Node, name: string, alpha: number | undefined, beta: number | undefined): Activation => {
-  const scaled = (defaults: readonly [number, number]) => [alpha ?? defaults[0], beta ?? defaults[1]] as const;
+const activationOf = (
+  node: Node,
+  name: string,
+  alpha: number | undefined,
+  beta: number | undefined,
+): Activation => {
+  const scaled = (defaults: readonly [number, number]) =>
+    [alpha ?? defaults[0], beta ?? defaults[1]] as const;
   switch (name.toLowerCase()) {
     case "sigmoid":
       return ops.sigmoid;
@@ -66,14 +74,13 @@ function activations(node: Node, defaults: readonly string[], directions: number
     const alpha = USES_ALPHA.has(key) ? alphaList.shift() : undefined;
     return activationOf(node, name, alpha, USES_BETA.has(key) ? betaList.shift() : undefined);
   });
-  return Array.from({ length: directions }, (_, at) => made.slice(at * defaults.length, (at + 1) * defaults.length));
+  return Array.from({ length: directions }, (_, at) =>
+    made.slice(at * defaults.length, (at + 1) * defaults.length),
+  );
 }
 
 const pieces = (x: Value, count: number, size: number): readonly Value[] =>
   ops.split(x, Array<number>(count).fill(size), -1);
-
-/** A row block (gate) of a weight `[gates·H, in]` applied to `x`. */
-const project = (x: Value, weight: Value, transposed: Value = ops.transpose(weight, [1, 0])) => ops.matmul(x, transposed);
 
 const clipped = (x: Value, node: Node): Value => {
   const limit = floatAttr(node.attrs, "clip", 0);
@@ -83,7 +90,7 @@ const plus = (x: Value, ...terms: (Value | undefined)[]): Value =>
   terms.reduce<Value>((sum, term) => (term ? ops.add(sum, term) : sum), x);
 
 const lstmCell: Cell = (x, [h, c], { r, wb, rb, peepholes, activations: [f, g, hOut], hidden }, node) => {
-  const gates = plus(project(h as Value, r), x, wb, rb);
+  const gates = plus(ops.matmul(h as Value, r[0] as Value), x, wb, rb);
   const [zi, zo, zf, zc] = pieces(gates, 4, hidden) as [Value, Value, Value, Value];
   const [pi, po, pf] = peepholes;
   const cell = c as Value;
@@ -102,19 +109,19 @@ const gruCell: Cell = (x, [state], { r, wb, rb, activations: [f, g], hidden }, n
   const [sigma, tau] = [f, g] as [Activation, Activation];
   const [xz, xr, xh] = pieces(plus(x, wb), 3, hidden) as [Value, Value, Value];
   const [bz, br, bh] = rb ? pieces(rb, 3, hidden) : [];
-  const [rz, rr, rh] = ops.split(r, [hidden, hidden, hidden], 0) as [Value, Value, Value];
-  const z = sigma(clipped(plus(project(h, rz), xz, bz), node));
-  const reset = sigma(clipped(plus(project(h, rr), xr, br), node));
+  const [rz, rr, rh] = r as [Value, Value, Value];
+  const z = sigma(clipped(plus(ops.matmul(h, rz), xz, bz), node));
+  const reset = sigma(clipped(plus(ops.matmul(h, rr), xr, br), node));
   const before = intAttr(node.attrs, "linear_before_reset", 0) !== 0;
   const recurrent = before
-    ? ops.mul(reset, plus(project(h, rh), bh))
-    : plus(project(ops.mul(reset, h), rh), bh);
+    ? ops.mul(reset, plus(ops.matmul(h, rh), bh))
+    : plus(ops.matmul(ops.mul(reset, h), rh), bh);
   const candidate = tau(clipped(ops.add(xh, recurrent), node));
   return [ops.add(ops.mul(ops.sub(1, z), candidate), ops.mul(z, h))];
 };
 
 const rnnCell: Cell = (x, [h], { r, wb, rb, activations: [f] }, node) => [
-  (f as Activation)(clipped(plus(project(h as Value, r), x, wb, rb), node)),
+  (f as Activation)(clipped(plus(ops.matmul(h as Value, r[0] as Value), x, wb, rb), node)),
 ];
 
 interface Kind {
@@ -122,10 +129,16 @@ interface Kind {
   readonly states: number;
   readonly defaults: readonly string[];
   readonly cell: Cell;
+  /** The recurrent weights are wanted gate by gate. */
+  readonly apart?: boolean;
 }
 
 const reverseTime = (x: Value, lengths: Value | undefined, steps: number): Value => {
-  if (lengths) return op("ReverseSequence", [x, ops.cast(lengths, "int64")], { time_axis: { i: 0 }, batch_axis: { i: 1 } });
+  if (lengths)
+    return op("ReverseSequence", [x, ops.cast(lengths, "int64")], {
+      time_axis: { i: 0 },
+      batch_axis: { i: 1 },
+    });
   return ops.gather(x, ops.ints(Array.from({ length: steps }, (_, t) => steps - 1 - t)));
 };
 
@@ -134,7 +147,7 @@ const reverseTime = (x: Value, lengths: Value | undefined, steps: number): Value
  * the states, as ONNX Runtime does.
  */
 const unroll =
-  ({ gates, states: stateCount, defaults, cell }: Kind): Decomposition =>
+  ({ gates, states: stateCount, defaults, cell, apart }: Kind): Decomposition =>
   (inputs, node) => {
     const batchFirst = intAttr(node.attrs, "layout", 0) === 1;
     const [rawX, w, r, b, lengths, initialH, initialC, p] = inputs;
@@ -142,11 +155,18 @@ const unroll =
     const x = turn(rawX as Value, [1, 0, 2]);
     const mode = stringAttr(node.attrs, "direction", "forward");
     const directions = mode === "bidirectional" ? 2 : 1;
-    const [steps, hidden] = staticLengths(node, [x.shape[0] as Dim, (r as Value).shape[2] as Dim], "length and hidden size");
+    const [steps, hidden] = staticLengths(
+      node,
+      [x.shape[0] as Dim, (r as Value).shape[2] as Dim],
+      "length and hidden size",
+    );
     const [time, size, batch] = [steps as number, hidden as number, x.shape[1] as Dim];
     const acts = activations(node, defaults, directions);
-    const pick = (value: Value | undefined, at: number) => value && ops.squeeze(ops.slice(value, 0, at, at + 1), 0);
-    const initials = [initialH, initialC].slice(0, stateCount).map((value) => value && turn(value, [1, 0, 2]));
+    const pick = (value: Value | undefined, at: number) =>
+      value && ops.squeeze(ops.slice(value, 0, at, at + 1), 0);
+    const initials = [initialH, initialC]
+      .slice(0, stateCount)
+      .map((value) => value && turn(value, [1, 0, 2]));
     const ys: Value[] = [];
     const lasts: Value[][] = Array.from({ length: stateCount }, () => []);
     for (let at = 0; at < directions; at++) {
@@ -154,9 +174,10 @@ const unroll =
       const bias = pick(b, at);
       const [wb, rb] = bias ? pieces(bias, 2, gates * size) : [];
       const peepholes = p ? pieces(pick(p, at) as Value, 3, size) : [];
+      const recurrentWeight = ops.transpose(pick(r, at) as Value, [1, 0]);
       const direction: Direction = {
-        w: pick(w, at) as Value,
-        r: pick(r, at) as Value,
+        w: ops.transpose(pick(w, at) as Value, [1, 0]),
+        r: apart ? pieces(recurrentWeight, gates, size) : [recurrentWeight],
         wb,
         rb,
         peepholes,
@@ -169,7 +190,7 @@ const unroll =
       const source = reverse ? reverseTime(x, lengths, time) : x;
       const run = runDirection(source, time, start, direction, cell, lengths, node);
       ys.push(ops.unsqueeze(reverse ? reverseTime(run.y, lengths, time) : run.y, 1));
-      run.states.forEach((state, s) => lasts[s]?.push(ops.unsqueeze(state, 0)));
+      for (const [s, state] of run.states.entries()) lasts[s]?.push(ops.unsqueeze(state, 0));
     }
     const y = turn(ops.concat(ys, 1), [2, 0, 1, 3]);
     return [y, ...lasts.map((parts) => turn(ops.concat(parts, 0), [1, 0, 2]))];
@@ -186,7 +207,7 @@ function runDirection(
   node: Node,
 ): { y: Value; states: readonly Value[] } {
   // All steps' input projections are one matrix product.
-  const projected = ops.split(project(x, direction.w), Array<number>(time).fill(1), 0);
+  const projected = ops.split(ops.matmul(x, direction.w), Array<number>(time).fill(1), 0);
   let states = start;
   const outputs = projected.map((step, t) => {
     const next = cell(ops.squeeze(step, 0), states, direction, node);
@@ -203,6 +224,6 @@ function runDirection(
 
 export const recurrent: DecompositionTable = {
   RNN: unroll({ gates: 1, states: 1, defaults: ["Tanh"], cell: rnnCell }),
-  GRU: unroll({ gates: 3, states: 1, defaults: ["Sigmoid", "Tanh"], cell: gruCell }),
+  GRU: unroll({ gates: 3, states: 1, defaults: ["Sigmoid", "Tanh"], cell: gruCell, apart: true }),
   LSTM: unroll({ gates: 4, states: 2, defaults: ["Sigmoid", "Tanh", "Tanh"], cell: lstmCell }),
 };

@@ -1,7 +1,7 @@
 import type { Dtype } from "../../tensor/index.js";
+import { dtypeFromOnnx } from "../../tensor/index.js";
 import { broadcastShapes } from "../dims.js";
 import type { Shape } from "../types.js";
-import { dtypeFromOnnx } from "../../tensor/index.js";
 import { type InferContext, type InferRule, intAttr, like, mismatch, need, where } from "./types.js";
 
 const unary: InferRule = (context) => [like(need(context, 0))];
@@ -44,7 +44,9 @@ export const elementwise: Record<string, InferRule> = {
   IsNaN: toBool,
   IsInf: toBool,
   Where: (context) => [{ dtype: sameDtype(context, 1), shape: broadcastAll(context) }],
-  Cast: (context) => [{ dtype: dtypeFromOnnx(intAttr(context.attrs, "to", 0)), shape: need(context, 0).shape }],
+  Cast: (context) => [
+    { dtype: dtypeFromOnnx(intAttr(context.attrs, "to", 0)), shape: need(context, 0).shape },
+  ],
   CastLike: (context) => [{ dtype: need(context, 1).dtype, shape: need(context, 0).shape }],
   "com.microsoft.QuickGelu": unary,
   "com.microsoft.FastGelu": unary,

@@ -1,10 +1,12 @@
 import { TunesmithError } from "../../errors/index.js";
+import { contrib } from "./contrib.js";
 import { control } from "./control.js";
 import { elementwise } from "./elementwise.js";
 import { indexing } from "./indexing.js";
 import { linear } from "./linear.js";
 import { losses } from "./loss.js";
 import { normalization } from "./normalization.js";
+import { quantized } from "./quantized.js";
 import { recurrents } from "./recurrent.js";
 import { reductions } from "./reduce.js";
 import { shapes } from "./shape.js";
@@ -23,6 +25,8 @@ const rules: ReadonlyMap<string, InferRule> = new Map(
     ...recurrents,
     ...losses,
     ...control,
+    ...quantized,
+    ...contrib,
   }),
 );
 

@@ -31,5 +31,7 @@ export const indexing: Record<string, InferRule> = {
   ScatterElements: (context) => [like(need(context, 0))],
   ScatterND: (context) => [like(need(context, 0))],
   OneHot: oneHot,
-  NonZero: (context) => [{ dtype: "int64", shape: [need(context, 0).shape.length, `nonzero_${need(context, 0).id}`] }],
+  NonZero: (context) => [
+    { dtype: "int64", shape: [need(context, 0).shape.length, `nonzero_${need(context, 0).id}`] },
+  ],
 };

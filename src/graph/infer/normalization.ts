@@ -14,7 +14,10 @@ const first: InferRule = (context) => [like(need(context, 0))];
 /** y, then on request the statistics that this version of the operator reports, then (skip variants) the sum. */
 const skipNorm: InferRule = (context) => {
   const x = need(context, 0);
-  const stats = { dtype: "float32" as const, shape: x.shape.map((dim, at) => (at === x.shape.length - 1 ? 1 : dim)) };
+  const stats = {
+    dtype: "float32" as const,
+    shape: x.shape.map((dim, at) => (at === x.shape.length - 1 ? 1 : dim)),
+  };
   return [like(x), stats, stats, like(x)].slice(0, context.outputs ?? 1);
 };
 

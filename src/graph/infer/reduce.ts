@@ -1,10 +1,22 @@
 import { normalAxis } from "../dims.js";
 import { numbersOf } from "../ints.js";
 import type { Dim, Shape } from "../types.js";
-import { axisAttr, type InferContext, type InferRule, intAttr, intsAttr, like, mismatch, need, where } from "./types.js";
+import {
+  axisAttr,
+  type InferContext,
+  type InferRule,
+  intAttr,
+  intsAttr,
+  like,
+  mismatch,
+  need,
+  where,
+} from "./types.js";
 
 /** Axes of a reduction: input 1 (opset 18, ReduceSum 13) or attribute; none means all unless noop_with_empty_axes. */
-export function reductionAxes(context: Pick<InferContext, "inputs" | "attrs" | "op" | "domain" | "scope" | "outputs">): number[] {
+export function reductionAxes(
+  context: Pick<InferContext, "inputs" | "attrs" | "op" | "domain" | "scope" | "outputs">,
+): number[] {
   const x = need(context, 0);
   const given = context.inputs[1] ? numbersOf(context.inputs[1]) : intsAttr(context.attrs, "axes");
   if (context.inputs[1] && !given) throw mismatch(context, "reduction axes must be constant");
@@ -28,7 +40,9 @@ const arg: InferRule = (context) => {
   const x = need(context, 0);
   const axis = axisAttr(context, "axis", 0, x.shape.length);
   const keep = intAttr(context.attrs, "keepdims", 1) !== 0;
-  const shape = keep ? x.shape.map((dim, at) => (at === axis ? 1 : dim)) : x.shape.filter((_, at) => at !== axis);
+  const shape = keep
+    ? x.shape.map((dim, at) => (at === axis ? 1 : dim))
+    : x.shape.filter((_, at) => at !== axis);
   return [{ dtype: "int64", shape }];
 };
 

@@ -2,7 +2,17 @@ import { TunesmithError } from "../../errors/index.js";
 import { dimAdd, dimDiv, dimMul, dimProduct, dimSub, normalAxis, showShape } from "../dims.js";
 import { intsOf, numbersOf } from "../ints.js";
 import type { Dim, Shape, Value } from "../types.js";
-import { axisAttr, type InferContext, type InferRule, intAttr, intsAttr, like, mismatch, need, where } from "./types.js";
+import {
+  axisAttr,
+  type InferContext,
+  type InferRule,
+  intAttr,
+  intsAttr,
+  like,
+  mismatch,
+  need,
+  where,
+} from "./types.js";
 
 /** Constant integers of input `index`; throws when they are not known before running. */
 export function needInts(context: InferContext, index: number, what: string): readonly Dim[] {
@@ -15,9 +25,29 @@ export function needInts(context: InferContext, index: number, what: string): re
   return ints;
 }
 
+/**
+ * A shape given as input `index`. Axes that depend on data at run time become symbols of their own, as long as
+ * their number is known.
+ */
+function needShape(context: InferContext, index: number): readonly Dim[] {
+  const value = need(context, index);
+  const partly = (part: Value): readonly Dim[] | undefined => {
+    const ints = intsOf(part);
+    if (ints) return ints;
+    if (part.source.kind === "node" && part.source.node.op === "Concat") {
+      const parts = part.source.node.inputs.map((item) => item && partly(item));
+      return parts.every((item) => item !== undefined) ? parts.flat() : undefined;
+    }
+    const [rank] = part.shape;
+    if (part.shape.length !== 1 || typeof rank !== "number" || rank > 64) return undefined;
+    return Array.from({ length: rank }, (_, axis) => `axis_${part.id}_${axis}`);
+  };
+  return partly(value) ?? needInts(context, index, "the number of axes");
+}
+
 const reshape: InferRule = (context) => {
   const x = need(context, 0);
-  const wanted = needInts(context, 1, "the target shape");
+  const wanted = needShape(context, 1);
   const allowZero = intAttr(context.attrs, "allowzero", 0);
   const dims = wanted.map((dim, axis) => (dim === 0 && !allowZero ? (x.shape[axis] as Dim) : dim));
   const hole = dims.indexOf(-1);
@@ -27,7 +57,10 @@ const reshape: InferRule = (context) => {
   }
   const [before, after] = [dimProduct(x.shape), dimProduct(dims)];
   if (typeof before === "number" && typeof after === "number" && before !== after) {
-    throw mismatch(context, `cannot reshape ${showShape(x.shape)} (${before} elements) to ${showShape(wanted)}`);
+    throw mismatch(
+      context,
+      `cannot reshape ${showShape(x.shape)} (${before} elements) to ${showShape(wanted)}`,
+    );
   }
   return [like(x, dims)];
 };
@@ -52,7 +85,12 @@ const transpose: InferRule = (context) => {
   const x = need(context, 0);
   const perm = intsAttr(context.attrs, "perm") ?? x.shape.map((_, axis) => x.shape.length - 1 - axis);
   if (perm.length !== x.shape.length) throw mismatch(context, `perm [${perm}] does not fit the rank`);
-  return [like(x, perm.map((axis) => x.shape[axis] as Dim))];
+  return [
+    like(
+      x,
+      perm.map((axis) => x.shape[axis] as Dim),
+    ),
+  ];
 };
 
 const concat: InferRule = (context) => {
@@ -60,7 +98,8 @@ const concat: InferRule = (context) => {
   const axis = axisAttr(context, "axis", 0, first.shape.length);
   const shape = [...first.shape];
   for (const value of context.inputs.slice(1) as Value[]) {
-    if (value.dtype !== first.dtype || value.shape.length !== shape.length) throw mismatch(context, "operands differ");
+    if (value.dtype !== first.dtype || value.shape.length !== shape.length)
+      throw mismatch(context, "operands differ");
     value.shape.forEach((dim, at) => {
       if (at === axis) shape[at] = dimAdd(shape[at] as Dim, dim);
       else if (typeof dim === "number" && typeof shape[at] === "string") shape[at] = dim;
@@ -79,35 +118,59 @@ const split: InferRule = (context) => {
   const total = x.shape[axis] as Dim;
   const chunk = typeof total === "number" ? Math.ceil(total / count) : dimDiv(total, count);
   return Array.from({ length: count }, (_, index) => {
-    const last = typeof total === "number" && index === count - 1 ? total - Number(chunk) * (count - 1) : chunk;
+    const last =
+      typeof total === "number" && index === count - 1 ? total - Number(chunk) * (count - 1) : chunk;
     const size = sizes?.[index] ?? last;
-    return like(x, x.shape.map((dim, at) => (at === axis ? size : dim)));
+    return like(
+      x,
+      x.shape.map((dim, at) => (at === axis ? size : dim)),
+    );
   });
 };
 
 const slice: InferRule = (context) => {
   const x = need(context, 0);
-  const starts = needInts(context, 1, "starts");
-  const ends = needInts(context, 2, "ends");
+  const [starts, ends] = [intsOf(need(context, 1)), intsOf(need(context, 2))];
+  if (!starts || !ends) return [like(x, unknownSlice(context, x))];
   const axes = context.inputs[3] ? numbersOf(context.inputs[3]) : starts.map((_, index) => index);
   const steps = context.inputs[4] ? numbersOf(context.inputs[4]) : starts.map(() => 1);
   const shape = [...x.shape];
   (axes ?? []).forEach((raw, index) => {
     const axis = normalAxis(raw, shape.length, where(context));
-    const length = sliceLength(shape[axis] as Dim, starts[index] as Dim, ends[index] as Dim, steps?.[index] ?? 1);
+    const length = sliceLength(
+      shape[axis] as Dim,
+      starts[index] as Dim,
+      ends[index] as Dim,
+      steps?.[index] ?? 1,
+    );
     shape[axis] = length;
   });
   return [like(x, shape)];
 };
 
+/** Only which axes are cut is known. */
+function unknownSlice(context: InferContext, x: Value): Dim[] {
+  const count = need(context, 1).shape[0];
+  const listed = context.inputs[3]
+    ? numbersOf(context.inputs[3])
+    : typeof count === "number" && Array.from({ length: count }, (_, axis) => axis);
+  const cut = listed && listed.map((axis) => normalAxis(axis, x.shape.length, where(context)));
+  return x.shape.map((dim, axis) => (!cut || cut.includes(axis) ? `cut_${need(context, 2).id}_${axis}` : dim));
+}
+
 function sliceLength(dim: Dim, start: Dim, end: Dim, step: number): Dim {
   if (typeof dim === "number" && typeof start === "number" && typeof end === "number") {
-    const clamp = (at: number, low: number, high: number) => Math.min(Math.max(at < 0 ? at + dim : at, low), high);
-    const [from, to] = step > 0 ? [clamp(start, 0, dim), clamp(end, 0, dim)] : [clamp(start, 0, dim - 1), clamp(end, -1, dim - 1)];
+    const clamp = (at: number, low: number, high: number) =>
+      Math.min(Math.max(at < 0 ? at + dim : at, low), high);
+    const [from, to] =
+      step > 0
+        ? [clamp(start, 0, dim), clamp(end, 0, dim)]
+        : [clamp(start, 0, dim - 1), clamp(end, -1, dim - 1)];
     return Math.max(0, Math.ceil((to - from) / step));
   }
   const open = typeof end === "number" && end >= 2 ** 31 - 1;
-  if (step === 1 && (open || end === dim)) return start === 0 ? dim : typeof start === "number" && start < 0 ? -start : dimSub(dim, start);
+  if (step === 1 && (open || end === dim))
+    return start === 0 ? dim : typeof start === "number" && start < 0 ? -start : dimSub(dim, start);
   if (step === 1 && start === 0 && !(typeof end === "number" && end < 0)) return end;
   if (step === 1 && typeof end === "number" && end < 0) return dimSub(dimAdd(dim, end), start);
   return step === 1 ? dimSub(end, start) : `slice(${dim},${start},${end},${step})`;
@@ -126,7 +189,9 @@ type OutputShape = Dim[];
 const squeezed = (context: InferContext): OutputShape => {
   const x = need(context, 0);
   const axes = context.inputs[1]
-    ? (needInts(context, 1, "axes") as number[]).map((axis) => normalAxis(axis, x.shape.length, where(context)))
+    ? (needInts(context, 1, "axes") as number[]).map((axis) =>
+        normalAxis(axis, x.shape.length, where(context)),
+      )
     : x.shape.flatMap((dim, axis) => (dim === 1 ? [axis] : []));
   return x.shape.filter((_, axis) => !axes.includes(axis));
 };
@@ -141,7 +206,9 @@ const flatten: InferRule = (context) => {
 const pad: InferRule = (context) => {
   const x = need(context, 0);
   const pads = needInts(context, 1, "pads");
-  const axes = numbersOf(context.inputs[3])?.map((axis) => normalAxis(axis, x.shape.length, where(context))) ?? x.shape.map((_, axis) => axis);
+  const axes =
+    numbersOf(context.inputs[3])?.map((axis) => normalAxis(axis, x.shape.length, where(context))) ??
+    x.shape.map((_, axis) => axis);
   const shape = [...x.shape];
   axes.forEach((axis, at) => {
     shape[axis] = dimAdd(dimAdd(shape[axis] as Dim, pads[at] as Dim), pads[at + axes.length] as Dim);
@@ -151,7 +218,7 @@ const pad: InferRule = (context) => {
 
 const expand: InferRule = (context) => {
   const x = need(context, 0);
-  const target = needInts(context, 1, "the target shape");
+  const target = needShape(context, 1);
   const rank = Math.max(target.length, x.shape.length);
   const shape = Array.from({ length: rank }, (_, axis) => {
     const a = x.shape[axis - (rank - x.shape.length)] ?? 1;
@@ -190,15 +257,29 @@ export const shapes: Record<string, InferRule> = {
   Shape: (context) => {
     const { length } = need(context, 0).shape;
     const wrap = (at: number) => Math.min(at < 0 ? at + length : at, length);
-    return [{ dtype: "int64", shape: [Math.max(0, wrap(intAttr(context.attrs, "end", length)) - wrap(intAttr(context.attrs, "start", 0)))] }];
+    return [
+      {
+        dtype: "int64",
+        shape: [
+          Math.max(0, wrap(intAttr(context.attrs, "end", length)) - wrap(intAttr(context.attrs, "start", 0))),
+        ],
+      },
+    ];
   },
   Size: () => [{ dtype: "int64", shape: [] }],
   ConstantOfShape: (context) => {
     const attr = context.attrs.value;
-    return [{ dtype: attr && "t" in attr ? attr.t.dtype : "float32", shape: needInts(context, 0, "the shape") }];
+    return [
+      { dtype: attr && "t" in attr ? attr.t.dtype : "float32", shape: needShape(context, 0) },
+    ];
   },
   Tile: (context) => {
     const repeats = needInts(context, 1, "repeats");
-    return [like(need(context, 0), need(context, 0).shape.map((dim, axis) => dimMul(dim, repeats[axis] ?? 1)))];
+    return [
+      like(
+        need(context, 0),
+        need(context, 0).shape.map((dim, axis) => dimMul(dim, repeats[axis] ?? 1)),
+      ),
+    ];
   },
 };

@@ -56,6 +56,8 @@ export const axisAttr = (context: InferContext, name: string, fallback: number, 
 export const like = (value: Value, shape: Shape = value.shape): OutputSpec => ({ dtype: value.dtype, shape });
 
 export function mismatch(context: InferContext, why: string): TunesmithError {
-  const shapes = context.inputs.map((value) => (value ? `${value.dtype}[${value.shape.join(", ")}]` : "-")).join(", ");
+  const shapes = context.inputs
+    .map((value) => (value ? `${value.dtype}[${value.shape.join(", ")}]` : "-"))
+    .join(", ");
   return new TunesmithError("shape-mismatch", `${where(context)}: ${why} (inputs ${shapes})`);
 }

@@ -2,7 +2,16 @@ import { dimDiv, dimMul } from "../dims.js";
 import { numbersOf } from "../ints.js";
 import type { Dim, Shape } from "../types.js";
 import { transposedWindowOf, windowOf } from "../window.js";
-import { type InferContext, type InferRule, intAttr, intsAttr, like, mismatch, need, stringAttr } from "./types.js";
+import {
+  type InferContext,
+  type InferRule,
+  intAttr,
+  intsAttr,
+  like,
+  mismatch,
+  need,
+  stringAttr,
+} from "./types.js";
 
 const conv: InferRule = (context) => {
   const [x, w] = [need(context, 0), need(context, 1)];
@@ -10,7 +19,10 @@ const conv: InferRule = (context) => {
   const group = intAttr(context.attrs, "group", 1);
   if (w.shape.length !== x.shape.length) throw mismatch(context, "the filter has another rank than the data");
   if (typeof channels === "number" && typeof x.shape[1] === "number" && channels * group !== x.shape[1]) {
-    throw mismatch(context, `${x.shape[1]} channels do not fit a filter of ${channels} channels in ${group} groups`);
+    throw mismatch(
+      context,
+      `${x.shape[1]} channels do not fit a filter of ${channels} channels in ${group} groups`,
+    );
   }
   return [like(x, [x.shape[0] as Dim, w.shape[0] as Dim, ...windowOf(context).output])];
 };
@@ -18,18 +30,27 @@ const conv: InferRule = (context) => {
 const convTranspose: InferRule = (context) => {
   const [x, w] = [need(context, 0), need(context, 1)];
   const group = intAttr(context.attrs, "group", 1);
-  return [like(x, [x.shape[0] as Dim, dimMul(w.shape[1] as Dim, group), ...transposedWindowOf(context).output])];
+  return [
+    like(x, [x.shape[0] as Dim, dimMul(w.shape[1] as Dim, group), ...transposedWindowOf(context).output]),
+  ];
 };
 
 const pool: InferRule = (context) => {
   const x = need(context, 0);
   const shape = [...x.shape.slice(0, 2), ...windowOf(context).output];
-  return context.op === "MaxPool" && context.outputs === 2 ? [like(x, shape), { dtype: "int64", shape }] : [like(x, shape)];
+  return context.op === "MaxPool" && context.outputs === 2
+    ? [like(x, shape), { dtype: "int64", shape }]
+    : [like(x, shape)];
 };
 
 const globalPool: InferRule = (context) => {
   const x = need(context, 0);
-  return [like(x, x.shape.map((dim, axis) => (axis < 2 ? dim : 1)))];
+  return [
+    like(
+      x,
+      x.shape.map((dim, axis) => (axis < 2 ? dim : 1)),
+    ),
+  ];
 };
 
 const resize: InferRule = (context) => {
@@ -48,11 +69,13 @@ const resize: InferRule = (context) => {
     });
     return [like(x, shape)];
   }
-  if (!scales || scales.length !== all.length) throw mismatch(context, "sizes or scales must be constant, one per axis");
+  if (!scales || scales.length !== all.length)
+    throw mismatch(context, "sizes or scales must be constant, one per axis");
   all.forEach((axis, at) => {
     const [dim, scale] = [x.shape[axis] as Dim, scales[at] as number];
     if (scale === 1) return;
-    if (typeof dim === "string") shape[axis] = scale >= 1 ? dimMul(dim, scale) : dimDiv(dim, Math.round(1 / scale));
+    if (typeof dim === "string")
+      shape[axis] = scale >= 1 ? dimMul(dim, scale) : dimDiv(dim, Math.round(1 / scale));
     else shape[axis] = Math.floor(dim * scale);
   });
   return [like(x, shape)];

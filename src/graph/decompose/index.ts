@@ -1,0 +1,19 @@
+import type { Node } from "../types.js";
+import { fused } from "./fused.js";
+import { gridSamples } from "./grid-sample.js";
+import { losses } from "./losses.js";
+import { norms } from "./norms.js";
+import { pools } from "./pool.js";
+import { recurrent } from "./recurrent.js";
+import { resizes } from "./resize.js";
+import type { Decomposition } from "./types.js";
+
+/** Operators written in terms of simpler ones, keyed by operator (`domain.op` outside ai.onnx). */
+export const decompositions: ReadonlyMap<string, Decomposition> = new Map(
+  Object.entries({ ...fused, ...norms, ...losses, ...recurrent, ...pools, ...resizes, ...gridSamples }),
+);
+
+export const decompositionOf = (node: Node): Decomposition | undefined =>
+  decompositions.get(node.domain ? `${node.domain}.${node.op}` : node.op);
+
+export type { Decomposition } from "./types.js";
