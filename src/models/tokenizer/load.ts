@@ -14,7 +14,7 @@ const LLAMA2C_NAME = /^tok(enizer)?\d*\.bin$/;
  * Loads the tokenizer of a model folder, or a tokenizer file. In a folder the first of these wins:
  * `tokenizer.json`, a SentencePiece `tokenizer.model` / `spiece.model`, `vocab.json` with `merges.txt`, a llama2.c
  * `tokenizer.bin` / `tok<N>.bin`. Beside it `tokenizer_config.json`, `special_tokens_map.json` and
- * `chat_template.jinja` are read when present.
+ * `chat_template.jinja` / `chat_template.json` are read when present.
  *
  * Throws `tokenizer-unsupported` when none is there, listing what was looked for; `file-not-found` for a path
  * that does not exist; `file-corrupt` for a damaged file.
@@ -107,8 +107,10 @@ async function fromVocabMerges(folder: string, config: TokenizerConfig): Promise
 async function readConfig(folder: string): Promise<TokenizerConfig> {
   const map = await readJsonIfThere(joinPath(folder, "special_tokens_map.json"));
   const config = await readJsonIfThere(joinPath(folder, "tokenizer_config.json"));
+  // Newer exports keep the template in a file of its own.
+  const wrapped = await readJsonIfThere(joinPath(folder, "chat_template.json"));
+  const merged = { ...map, ...config, ...wrapped } as TokenizerConfig;
   const template = joinPath(folder, "chat_template.jinja");
-  const merged = { ...map, ...config } as TokenizerConfig;
   return (await fileExists(template)) ? { ...merged, chat_template: await readText(template) } : merged;
 }
 

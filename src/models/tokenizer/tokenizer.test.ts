@@ -233,6 +233,14 @@ describe("loadTokenizer", () => {
     });
   });
 
+  test("a template in a file of its own wins", async () => {
+    const path = join(folder, "json");
+    await writeFile(join(path, "chat_template.json"), JSON.stringify({ chat_template: "from json" }));
+    expect((await loadTokenizer(path)).chatTemplate).toBe("from json");
+    await writeFile(join(path, "chat_template.jinja"), "from jinja");
+    expect((await loadTokenizer(path)).chatTemplate).toBe("from jinja");
+  });
+
   test("vocab.json and merges.txt give the ids of tokenizer.json", async () => {
     const [gpt2] = await jsonCases();
     if (!gpt2) throw new Error("fixture is empty");

@@ -1,0 +1,1 @@
+export { type BpeTokenizerJson, type TrainBpeOptions, trainBpe } from "./train.js";
