@@ -95,8 +95,11 @@ function tridiagonalise(a: Matrix64): {
     scale(n - k - 1, tau, p, k + 1);
     axpy(n - k - 1, (-tau / 2) * dot(n - k - 1, p, k + 1, v, k + 1), v, k + 1, p, k + 1);
     for (let i = k + 1; i < n; i++) {
-      axpy(i - k, -(v[i] as number), p, k + 1, data, i * n + k + 1);
-      axpy(i - k, -(p[i] as number), v, k + 1, data, i * n + k + 1);
+      const vi = v[i] as number;
+      const pi = p[i] as number;
+      const row = i * n;
+      for (let j = k + 1; j <= i; j++)
+        (data[row + j] as number) -= vi * (p[j] as number) + pi * (v[j] as number);
     }
   }
   diagonal[n - 1] = data[n * n - 1] as number;

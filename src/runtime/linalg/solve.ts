@@ -1,4 +1,4 @@
-import { gemm } from "./gemm.js";
+import { block, gemm, gemmAdd } from "./gemm.js";
 import { checkNonSingular, lu } from "./lu.js";
 import {
   checkMatrix,
@@ -41,24 +41,37 @@ export function solve(a: Matrix, b: Matrix): Matrix64 {
   return x;
 }
 
+// Rows solved between two matrix products, which do the rest of the work.
+const BLOCK = 32;
+
 /** Overwrites `x` with `L^-1 x` for lower triangular L `[n, n]`. */
 export function solveLower(l: Matrix64, x: Matrix64): void {
   const { rows: n, cols } = x;
-  for (let i = 0; i < n; i++) {
-    for (let j = 0; j < i; j++)
-      axpy(cols, -(l.data[i * n + j] as number), x.data, j * cols, x.data, i * cols);
-    const pivot = l.data[i * n + i] as number;
-    if (pivot !== 1) scale(cols, 1 / pivot, x.data, i * cols);
+  for (let start = 0; start < n; start += BLOCK) {
+    const end = Math.min(n, start + BLOCK);
+    const target = { data: x.data, offset: start * cols, rowStride: cols };
+    gemmAdd(end - start, cols, start, -1, block(l.data, n, start * n), block(x.data, cols), target);
+    for (let i = start; i < end; i++) {
+      for (let j = start; j < i; j++)
+        axpy(cols, -(l.data[i * n + j] as number), x.data, j * cols, x.data, i * cols);
+      scale(cols, 1 / (l.data[i * n + i] as number), x.data, i * cols);
+    }
   }
 }
 
 /** Overwrites `x` with `U^-1 x` for upper triangular U `[n, n]`. */
 export function solveUpper(u: Matrix64, x: Matrix64): void {
   const { rows: n, cols } = x;
-  for (let i = n - 1; i >= 0; i--) {
-    for (let j = i + 1; j < n; j++)
-      axpy(cols, -(u.data[i * n + j] as number), x.data, j * cols, x.data, i * cols);
-    scale(cols, 1 / (u.data[i * n + i] as number), x.data, i * cols);
+  for (let end = n; end > 0; end -= BLOCK) {
+    const start = Math.max(0, end - BLOCK);
+    const target = { data: x.data, offset: start * cols, rowStride: cols };
+    const solved = block(x.data, cols, end * cols);
+    gemmAdd(end - start, cols, n - end, -1, block(u.data, n, start * n + end), solved, target);
+    for (let i = end - 1; i >= start; i--) {
+      for (let j = i + 1; j < end; j++)
+        axpy(cols, -(u.data[i * n + j] as number), x.data, j * cols, x.data, i * cols);
+      scale(cols, 1 / (u.data[i * n + i] as number), x.data, i * cols);
+    }
   }
 }
 
