@@ -1,6 +1,6 @@
 import { TunesmithError } from "../errors/index.js";
 import type { Dtype, Tensor, TensorRef } from "../tensor/index.js";
-import { inferOutputs } from "./infer/index.js";
+import { hasRule, inferOutputs, type OutputSpec } from "./infer/index.js";
 import type { Attrs, Graph, Node, Shape, Source, Value } from "./types.js";
 
 let nextId = 1;
@@ -53,6 +53,8 @@ export interface NodeOptions {
   readonly name?: string;
   readonly scope?: string;
   readonly outputNames?: readonly (string | undefined)[];
+  /** Dtypes and shapes of the outputs of an operator that inference does not know. */
+  readonly fallback?: readonly OutputSpec[];
 }
 
 /** Creates a node; its outputs' dtypes and shapes are inferred at once. Throws `shape-mismatch` on bad operands. */
@@ -64,7 +66,8 @@ export function makeNode(
 ): Node {
   const domain = options.domain ?? "";
   const path = options.scope ?? currentScope;
-  const specs = inferOutputs({ op, domain, inputs, attrs, scope: path, outputs: options.outputs });
+  const context = { op, domain, inputs, attrs, scope: path, outputs: options.outputs };
+  const specs = options.fallback && !hasRule(op, domain) ? options.fallback : inferOutputs(context);
   const node: { -readonly [K in keyof Node]: Node[K] } = {
     id: nextId++,
     op,
@@ -98,12 +101,21 @@ export function outputOf(node: Node, index: number): Value {
 }
 
 /** A graph from named outputs. Inputs not listed but reached are an error, so a feed is never forgotten. */
-export function makeGraph(name: string, inputs: readonly Value[], outputs: Iterable<readonly [string, Value]>): Graph {
+export function makeGraph(
+  name: string,
+  inputs: readonly Value[],
+  outputs: Iterable<readonly [string, Value]>,
+): Graph {
   return { name, inputs, outputs: new Map(outputs) };
 }
 
 /** How errors name a node: operator, name and module path. */
-export function describe(node: { op: string; domain: string; name?: string | undefined; scope: string }): string {
+export function describe(node: {
+  op: string;
+  domain: string;
+  name?: string | undefined;
+  scope: string;
+}): string {
   const type = node.domain ? `${node.domain}.${node.op}` : node.op;
   return `${type}${node.name ? ` '${node.name}'` : ""}${node.scope ? ` in ${node.scope}` : ""}`;
 }

@@ -13,6 +13,7 @@ export {
 export * from "./dims.js";
 export { inferOutputs, type OutputSpec } from "./infer/index.js";
 export { intsOf, numbersOf } from "./ints.js";
+export { type LoadedOnnx, type LoadOptions, loadOnnx, type OnnxMetadata } from "./onnx/decode.js";
 export {
   type EncodedParts,
   type EncodeOptions,
@@ -20,8 +21,14 @@ export {
   encodeGraph,
   encodeParts,
 } from "./onnx/encode.js";
+export { type SavedOnnx, type SaveOptions, saveOnnx } from "./onnx/save.js";
 export * as ops from "./ops/index.js";
+export { eliminateCommon } from "./passes/cse.js";
+export { extract, type ExtractOptions } from "./passes/extract.js";
+export { fold, type FoldOptions } from "./passes/fold.js";
 export { lowerMarkers } from "./passes/lower-markers.js";
+export { prune } from "./passes/prune.js";
+export { specialise } from "./passes/specialise.js";
 export { recompute, rewrite, type RewriteOptions, rewriteValues, substitute, type Visit } from "./rewrite.js";
 export { constantsOf, dependencies, nodesOf, outputNamed, reach, subgraphs, usesOf } from "./traverse.js";
 export type { Attr, Attrs, Dim, Graph, Node, Shape, Source, Value } from "./types.js";

@@ -18,6 +18,8 @@ export interface RewriteOptions {
   readonly replace?: ReadonlyMap<Value, Value>;
   /** Rebuild every node even when nothing below it changed (a deep clone, or re-inference of shapes). */
   readonly always?: boolean;
+  /** Whether `visit` also sees the nodes of sub-graphs; default true. */
+  readonly visitInner?: boolean;
 }
 
 /**
@@ -33,7 +35,8 @@ export function rewriteValues(outputs: Iterable<Value>, options: RewriteOptions)
   for (const node of nodes) {
     const inputs = node.inputs.map((value) => value && get(value));
     const attrs = rewriteAttrs(node, get, options);
-    const changed = always || attrs !== node.attrs || inputs.some((value, index) => value !== node.inputs[index]);
+    const changed =
+      always || attrs !== node.attrs || inputs.some((value, index) => value !== node.inputs[index]);
     let rebuilt: readonly Value[] | undefined;
     const rebuild = () => {
       rebuilt ??= changed ? cloneNode(node, inputs, attrs).outputs : node.outputs;
@@ -55,6 +58,7 @@ function cloneNode(node: Node, inputs: readonly (Value | undefined)[], attrs: At
     name: node.name,
     scope: node.scope,
     outputNames: node.outputs.map((value) => value.name),
+    fallback: node.outputs,
   });
 }
 
@@ -74,7 +78,8 @@ function rewriteAttrs(node: Node, get: (value: Value) => Value, options: Rewrite
 function rewriteInner(graph: Graph, get: (value: Value) => Value, options: RewriteOptions): Graph {
   const captures = graph.captures ?? [];
   const replace = new Map([...graph.inputs, ...captures].map((value) => [value, get(value)] as const));
-  const inner = rewriteValues(graph.outputs.values(), { ...options, replace });
+  const visit = options.visitInner === false ? undefined : options.visit;
+  const inner = rewriteValues(graph.outputs.values(), { ...options, visit, replace });
   const same = [...captures, ...graph.inputs].every((value) => get(value) === value);
   if (same && [...graph.outputs.values()].every((value) => inner(value) === value)) return graph;
   return { ...mapOutputs(graph, inner), captures: captures.map(get) };

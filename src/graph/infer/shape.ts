@@ -1,4 +1,5 @@
 import { TunesmithError } from "../../errors/index.js";
+import { constantNumbers } from "../constants.js";
 import { dimAdd, dimDiv, dimMul, dimProduct, dimSub, normalAxis, showShape } from "../dims.js";
 import { intsOf, numbersOf } from "../ints.js";
 import type { Dim, Shape, Value } from "../types.js";
@@ -151,11 +152,12 @@ const slice: InferRule = (context) => {
 /** Only which axes are cut is known. */
 function unknownSlice(context: InferContext, x: Value): Dim[] {
   const count = need(context, 1).shape[0];
-  const listed = context.inputs[3]
-    ? numbersOf(context.inputs[3])
-    : typeof count === "number" && Array.from({ length: count }, (_, axis) => axis);
-  const cut = listed && listed.map((axis) => normalAxis(axis, x.shape.length, where(context)));
-  return x.shape.map((dim, axis) => (!cut || cut.includes(axis) ? `cut_${need(context, 2).id}_${axis}` : dim));
+  const leading = typeof count === "number" ? Array.from({ length: count }, (_, axis) => axis) : undefined;
+  const listed = context.inputs[3] ? numbersOf(context.inputs[3]) : leading;
+  const cut = listed?.map((axis) => normalAxis(axis, x.shape.length, where(context)));
+  return x.shape.map((dim, axis) =>
+    !cut || cut.includes(axis) ? `cut_${need(context, 2).id}_${axis}` : dim,
+  );
 }
 
 function sliceLength(dim: Dim, start: Dim, end: Dim, step: number): Dim {
@@ -232,7 +234,10 @@ const expand: InferRule = (context) => {
 };
 
 const range: InferRule = (context) => {
-  const [start, limit, delta] = [0, 1, 2].map((index) => intsOf(need(context, index))?.[0]);
+  const [start, limit, delta] = [0, 1, 2].map((index) => {
+    const value = need(context, index);
+    return intsOf(value)?.[0] ?? constantNumbers(value)?.[0];
+  });
   const length =
     typeof start === "number" && typeof limit === "number" && typeof delta === "number"
       ? Math.max(0, Math.ceil((limit - start) / delta))
@@ -269,9 +274,7 @@ export const shapes: Record<string, InferRule> = {
   Size: () => [{ dtype: "int64", shape: [] }],
   ConstantOfShape: (context) => {
     const attr = context.attrs.value;
-    return [
-      { dtype: attr && "t" in attr ? attr.t.dtype : "float32", shape: needShape(context, 0) },
-    ];
+    return [{ dtype: attr && "t" in attr ? attr.t.dtype : "float32", shape: needShape(context, 0) }];
   },
   Tile: (context) => {
     const repeats = needInts(context, 1, "repeats");

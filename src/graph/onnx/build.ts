@@ -126,7 +126,11 @@ function inputOf(
   graph: string,
 ): Value {
   const dtype = declared?.dtype ?? expected?.dtype;
-  const shape = mergeShapes(declared?.shape, expected?.shape);
+  const known = mergeShapes(declared?.shape, expected?.shape);
+  // Converters write length 0 for an axis they leave open.
+  const shape = known?.map((dim, axis) =>
+    dim === 0 && !expected ? `${name.replace(/\W+/g, "_")}_dim_${axis}` : dim,
+  );
   if (dtype && shape) return input(name, dtype, shape);
   throw new TunesmithError(
     "graph-invalid",
