@@ -105,7 +105,8 @@ const elementwise =
 
 const unary = (f: (x: number) => number) => elementwise(([x]) => f(x as number));
 const binary = (f: (x: number, y: number) => number) => elementwise(([x, y]) => f(x as number, y as number));
-const nary = (f: (x: number, y: number) => number) => elementwise((values) => values.reduce(f));
+const nary = (f: (x: number, y: number) => number) =>
+  elementwise((values) => values.reduce((x, y) => f(x, y)));
 const compare = (f: (x: number, y: number) => boolean) => binary((x, y) => Number(f(x, y)));
 
 const integerTypes = (operands: readonly (Operand | undefined)[]) => !operands[0]?.dtype.startsWith("float");
