@@ -1,6 +1,14 @@
 import { TunesmithError } from "../errors/index.js";
-import { decompositionOf } from "../graph/decompose/index.js";
-import { dependencies, describe, type Node, ops, reach, type Value, withScope } from "../graph/index.js";
+import {
+  decompositionOf,
+  dependencies,
+  describe,
+  type Node,
+  ops,
+  reach,
+  type Value,
+  withScope,
+} from "../graph/index.js";
 import { findRule, notDifferentiable, stopsGradient } from "./rules/index.js";
 import type { VjpRule } from "./types.js";
 

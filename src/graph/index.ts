@@ -10,6 +10,7 @@ export {
   scope,
   withScope,
 } from "./create.js";
+export { decompositionOf, decompositions } from "./decompose/index.js";
 export * from "./dims.js";
 export { inferOutputs, type OutputSpec } from "./infer/index.js";
 export { intsOf, numbersOf } from "./ints.js";
@@ -24,11 +25,12 @@ export {
 export { type SavedOnnx, type SaveOptions, saveOnnx } from "./onnx/save.js";
 export * as ops from "./ops/index.js";
 export { eliminateCommon } from "./passes/cse.js";
-export { extract, type ExtractOptions } from "./passes/extract.js";
-export { fold, type FoldOptions } from "./passes/fold.js";
+export { decompose } from "./passes/decompose.js";
+export { type ExtractOptions, extract } from "./passes/extract.js";
+export { type FoldOptions, fold } from "./passes/fold.js";
 export { lowerMarkers } from "./passes/lower-markers.js";
 export { prune } from "./passes/prune.js";
 export { specialise } from "./passes/specialise.js";
-export { recompute, rewrite, type RewriteOptions, rewriteValues, substitute, type Visit } from "./rewrite.js";
+export { type RewriteOptions, recompute, rewrite, rewriteValues, substitute, type Visit } from "./rewrite.js";
 export { constantsOf, dependencies, nodesOf, outputNamed, reach, subgraphs, usesOf } from "./traverse.js";
 export type { Attr, Attrs, Dim, Graph, Node, Shape, Source, Value } from "./types.js";

@@ -19,13 +19,10 @@ export const normalization: VjpTable = {
     return [ops.sub(context.dy, ops.mul(ops.exp(y), total))];
   },
   LayerNormalization: (context) => {
-    const { dys, inputs, outputs, needs } = context;
+    const { dys, inputs, needs } = context;
     const [x, gamma, beta] = inputs as [Value, Value, Value | undefined];
     const axes = axesOf(context);
-    const [mean, inverseStd] =
-      outputs.length === 3
-        ? [outputOf(context.node, 1), outputOf(context.node, 2)]
-        : statistics(context, axes);
+    const [mean, inverseStd] = statistics(context, axes);
     const normal = ops.mul(ops.sub(x, mean), inverseStd);
     const dy = dys[0];
     const parts = needs(0)
@@ -83,13 +80,14 @@ function ofStatistics(
   if (!toMean && !toInverse) return [];
   const statistic = outputs[1] as Value;
   const average = (value: Value) => {
-    const spread = ops.expand(value, x.shape, [x]);
+    const spread = ops.expand(ops.cast(value, x.dtype), x.shape, [x]);
     const count = ops.div(ops.cast(op("Size", [x]), x.dtype), ops.cast(op("Size", [statistic]), x.dtype));
     return ops.div(spread, count);
   };
   return [
     toMean && average(toMean),
-    toInverse && ops.neg(ops.mul(average(ops.mul(toInverse, ops.square(inverse))), normal)),
+    toInverse &&
+      ops.neg(ops.mul(average(ops.mul(ops.cast(toInverse, x.dtype), ops.square(inverse))), normal)),
   ];
 }
 
@@ -102,8 +100,12 @@ const axesOf = (context: VjpContext): number[] => {
 const inverseRoot = (variance: Value, { node }: VjpContext): Value =>
   ops.reciprocal(ops.sqrt(ops.add(variance, floatAttr(node.attrs, "epsilon", 1e-5))));
 
+/** Mean and 1/std: the node's own outputs where it has them, in the dtype of x. Those of a double norm are too coarse. */
 function statistics(context: VjpContext, axes: readonly number[]): [Value, Value] {
   const x = context.inputs[0] as Value;
+  if (context.outputs.length === 3 && x.dtype !== "float64") {
+    return [ops.cast(outputOf(context.node, 1), x.dtype), ops.cast(outputOf(context.node, 2), x.dtype)];
+  }
   const mean = ops.reduceMean(x, axes);
   return [mean, inverseRoot(ops.reduceMean(ops.square(ops.sub(x, mean)), axes), context)];
 }

@@ -26,59 +26,58 @@ const attrsOf = ({ kernel, strides, dilations, before, after, group }: Omit<Wind
 
 const num = (list: readonly Dim[], at: number): number => Number(list[at] ?? 0);
 
-function staticSpatial(node: Node, x: Value): number[] {
-  const known = staticShape(x.shape.slice(2));
-  if (known) return known;
-  throw new TunesmithError(
+/** Positions behind the last window of each axis, which no output has seen. */
+function unseen(window: Window, lengths: readonly Dim[], node: Node): number[] {
+  return lengths.map((length, axis) => {
+    const stride = num(window.strides, axis);
+    if (stride === 1) return 0;
+    if (typeof length !== "number") throw needsStatic(node, lengths);
+    const room = length + num(window.before, axis) + num(window.after, axis);
+    return (room - (num(window.kernel, axis) - 1) * num(window.dilations, axis) - 1) % stride;
+  });
+}
+
+const needsStatic = (node: Node, lengths: readonly Dim[]) =>
+  new TunesmithError(
     "op-not-differentiable",
-    `${describe(node)}: its gradient needs static spatial lengths, got [${x.shape}]`,
+    `${describe(node)}: its gradient needs static spatial lengths, got [${lengths}]`,
     {
       fix: "bind the graph's symbolic dimensions with specialise() before differentiating",
       details: { op: node.op, node: node.name, scope: node.scope },
     },
   );
-}
 
 /** Back through a convolution to its data: the transposed convolution, as long as the data was. */
 function convData(dy: Value, x: Value, w: Value, window: Window, node: Node): Value {
-  const lengths = staticSpatial(node, x);
-  // Positions behind the last window that no output has seen.
-  const rest = lengths.map((length, axis) => {
-    const room = length + num(window.before, axis) + num(window.after, axis);
-    return (
-      (room - (num(window.kernel, axis) - 1) * num(window.dilations, axis) - 1) % num(window.strides, axis)
-    );
-  });
-  return op("ConvTranspose", [dy, w], { ...attrsOf(window), output_padding: { ints: rest } });
+  const padding = { output_padding: { ints: unseen(window, x.shape.slice(2), node) } };
+  return ops.reshape(op("ConvTranspose", [dy, w], { ...attrsOf(window), ...padding }), x.shape, [x]);
 }
 
 /**
  * Gradient of a convolution's filter `[M, C/g, k]` from the long side `x` `[N, C, ...]` and the short side `d`
- * `[N, M, ...]`: the samples become channels, each `d` a filter, and strides and dilations change places.
+ * `[N, M, ...]`: the samples become channels, each `d` a filter, and strides and dilations change places. What no
+ * window has seen is cut off first, so that the result is as long as the kernel.
  */
-function convFilter(x: Value, d: Value, w: Value, window: Window): Value {
-  const { group, kernel } = window;
-  const n = x.shape[0] as Dim;
-  const rest = x.shape.slice(2);
-  const spatial = rest.map((_, axis) => axis);
+function convFilter(x: Value, d: Value, w: Value, window: Window, node: Node): Value {
+  const { group, before, after } = window;
+  if (!staticShape(x.shape.slice(2))) throw needsStatic(node, x.shape.slice(2));
+  const rest = unseen(window, x.shape.slice(2), node);
+  const seen = rest.reduce((value, cut, axis) => {
+    const more = cut - num(after, axis);
+    return more > 0 ? ops.slice(value, axis + 2, 0, -more) : value;
+  }, x);
+  const [n, , ...lengths] = seen.shape as [Dim, Dim, ...Dim[]];
+  const spatial = lengths.map((_, axis) => axis);
   const perGroup = w.shape[1] as Dim;
-  const grouped = ops.transpose(ops.reshape(x, [n, group, perGroup, ...rest]), [
-    2,
-    1,
-    0,
-    ...spatial.map((axis) => axis + 3),
-  ]);
-  const long = ops.reshape(grouped, [perGroup, dimMul(n, group), ...rest], [x]);
+  const split = ops.reshape(seen, [n, group, perGroup, ...lengths], [x]);
+  const grouped = ops.transpose(split, [2, 1, 0, ...spatial.map((axis) => axis + 3)]);
+  const long = ops.reshape(grouped, [perGroup, dimMul(n, group), ...lengths], [x]);
   const swap = [1, 0, ...spatial.map((axis) => axis + 2)];
-  const filters = ops.transpose(d, swap);
-  const { kernel_shape: _, ...attrs } = attrsOf({
-    ...window,
-    strides: window.dilations,
-    dilations: window.strides,
-  });
-  let full = op("Conv", [long, filters], attrs);
-  kernel.forEach((size, axis) => {
-    if (full.shape[axis + 2] !== size) full = ops.slice(full, axis + 2, 0, size);
+  const full = op("Conv", [long, ops.transpose(d, swap)], {
+    strides: { ints: window.dilations },
+    dilations: { ints: window.strides },
+    pads: { ints: [...before, ...after.map((pad, axis) => Math.max(0, pad - num(rest, axis)))] },
+    group: { i: group },
   });
   return ops.transpose(full, swap);
 }
@@ -90,7 +89,7 @@ const conv = ({ dy, inputs, needs, node }: VjpContext): (Value | undefined)[] =>
   const window = windowOf(node);
   return [
     needs(0) ? convData(dy, x, w, window, node) : undefined,
-    needs(1) ? convFilter(x, dy, w, window) : undefined,
+    needs(1) ? convFilter(x, dy, w, window, node) : undefined,
     needs(2) && bias ? ops.reduceSum(dy, overSpace(dy), false) : undefined,
   ];
 };
@@ -99,16 +98,9 @@ const conv = ({ dy, inputs, needs, node }: VjpContext): (Value | undefined)[] =>
 const convTranspose = ({ dy, inputs, needs, node }: VjpContext): (Value | undefined)[] => {
   const [x, w, bias] = inputs as [Value, Value, Value | undefined];
   const window = transposedWindowOf(node);
-  // An output longer than the windows cover (output_padding >= stride) adds windows at the end, which are cut off.
-  const cut = (value: Value) =>
-    x.shape.slice(2).reduce<Value>((y, length, axis) => {
-      return typeof length === "number" && y.shape[axis + 2] !== length
-        ? ops.slice(y, axis + 2, 0, length)
-        : y;
-    }, value);
   return [
-    needs(0) ? cut(op("Conv", [dy, w], attrsOf(window))) : undefined,
-    needs(1) ? convFilter(dy, x, w, window) : undefined,
+    needs(0) ? op("Conv", [dy, w], attrsOf(window)) : undefined,
+    needs(1) ? convFilter(dy, x, w, window, node) : undefined,
     needs(2) && bias ? ops.reduceSum(dy, overSpace(dy), false) : undefined,
   ];
 };

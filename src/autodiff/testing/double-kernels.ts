@@ -1,5 +1,13 @@
-import { decompositionOf } from "../../graph/decompose/index.js";
-import { type Graph, type Node, nodesOf, op, ops, rewrite, type Value } from "../../graph/index.js";
+import {
+  decompose,
+  type Graph,
+  type Node,
+  nodesOf,
+  op,
+  ops,
+  rewrite,
+  type Value,
+} from "../../graph/index.js";
 import { floatAttr, stringAttr } from "../../graph/infer/types.js";
 
 type Definition = (x: Value, node: Node, inputs: readonly (Value | undefined)[]) => Value;
@@ -67,21 +75,17 @@ const definitions: Readonly<Record<string, Definition>> = {
 const keyOf = (node: Node) => (node.domain ? `${node.domain}.${node.op}` : node.op);
 
 /**
- * The graph in operators that have double kernels: double nodes by the definitions above, and the listed operators of
- * any dtype by the library's decompositions, until none is left.
+ * The graph in operators that have double kernels: the listed operators of any dtype by the library's decompositions,
+ * double nodes by the definitions above.
  */
-export function inDouble(graph: Graph, decompose: readonly string[]): Graph {
-  const wants = (node: Node) =>
-    decompose.includes(keyOf(node)) ||
-    (node.inputs[0]?.dtype === "float64" && !node.domain && node.op in definitions);
-  let result = graph;
+export function inDouble(graph: Graph, decomposed: readonly string[]): Graph {
+  const wants = (node: Node) => node.inputs[0]?.dtype === "float64" && !node.domain && node.op in definitions;
+  let result = decompose(graph, (node) => decomposed.includes(keyOf(node)));
   while (nodesOf(result).some(wants)) {
     result = rewrite(result, {
       visit: (node, inputs) => {
-        if (!wants(node)) return undefined;
-        const definition = decompose.includes(keyOf(node)) ? undefined : definitions[node.op];
-        if (definition) return [definition(inputs[0] as Value, node, inputs)];
-        return decompositionOf(node)?.(inputs, node).map((value, at) => value ?? (node.outputs[at] as Value));
+        const definition = wants(node) ? definitions[node.op] : undefined;
+        return definition && [definition(inputs[0] as Value, node, inputs)];
       },
     });
   }

@@ -66,7 +66,7 @@ export async function checkGradients(compile: Compile, options: GradientCase): P
   const whole = options.precision === "exact32";
   const random = generator(7);
   const draw = (shape: readonly number[], range: readonly [number, number]) =>
-    Array.from({ length: size(shape) }, () => drawOne(random, range, whole));
+    drawValues(random, shape, range, whole);
   const feeds: Record<string, Tensor> = {};
   const feed = (name: string, data: Tensor, shape: Shape): Value => {
     feeds[name] = data;
@@ -177,10 +177,17 @@ const dot = (as: readonly Value[], bs: readonly Value[]): Value =>
     .map((a, at) => ops.reduceSum(ops.mul(a, bs[at] as Value), undefined, false))
     .reduce((sum, term) => ops.add(sum, term));
 
-const drawOne = (random: () => number, [low, high]: readonly [number, number], whole: boolean): number => {
-  const value = low + random() * (high - low);
-  return whole ? Math.round(value) : value;
-};
+/** Random elements of a shape; whole numbers on request. */
+export const drawValues = (
+  random: () => number,
+  shape: readonly number[],
+  [low, high]: readonly [number, number],
+  whole: boolean,
+): number[] =>
+  Array.from({ length: size(shape) }, () => {
+    const value = low + random() * (high - low);
+    return whole ? Math.round(value) : value;
+  });
 
 const size = (shape: readonly number[]) => shape.reduce((a, b) => a * b, 1);
 const numberAt = (values: Tensor | undefined, at: number): number => Number(values?.data[at] ?? Number.NaN);
@@ -199,7 +206,7 @@ function someOf(count: number, random: () => number): number[] {
 }
 
 /** Mulberry32: fixed numbers, so that a failing case fails again. */
-function generator(seed: number): () => number {
+export function generator(seed: number): () => number {
   let state = seed;
   return () => {
     state = (state + 0x6d2b79f5) | 0;

@@ -1,11 +1,10 @@
 import { axisAttr, type InferRule, like, need } from "./types.js";
 
-/** LayerNormalization: y, and on request the mean and 1/std over the normalised axes. */
+/** LayerNormalization: y, and on request the mean and 1/std over the normalised axes, always in single precision. */
 const layerNorm: InferRule = (context) => {
   const x = need(context, 0);
   const axis = axisAttr(context, "axis", -1, x.shape.length);
-  const stats = { dtype: "float32" as const, shape: x.shape.map((dim, at) => (at >= axis ? 1 : dim)) };
-  const statistics = x.dtype === "float64" ? { ...stats, dtype: x.dtype } : stats;
+  const statistics = { dtype: "float32" as const, shape: x.shape.map((dim, at) => (at >= axis ? 1 : dim)) };
   return [like(x), statistics, statistics].slice(0, context.outputs ?? 1);
 };
 
