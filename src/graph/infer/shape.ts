@@ -115,7 +115,7 @@ const split: InferRule = (context) => {
   const axis = axisAttr(context, "axis", 0, x.shape.length);
   const sizes = context.inputs[1] ? needInts(context, 1, "the split sizes") : undefined;
   const count = sizes?.length ?? intAttr(context.attrs, "num_outputs", context.outputs ?? 0);
-  if (!count) throw mismatch(context, "Split needs sizes or num_outputs");
+  if (!count || count > 65536) throw mismatch(context, "Split needs sizes or a sensible num_outputs");
   const total = x.shape[axis] as Dim;
   const chunk = typeof total === "number" ? Math.ceil(total / count) : dimDiv(total, count);
   return Array.from({ length: count }, (_, index) => {
