@@ -33,13 +33,15 @@ function rawBits(data: TensorData): TensorData {
   return new Uint16Array(data.buffer as ArrayBuffer, data.byteOffset, data.byteLength / 2);
 }
 
+/** The last one is a tensor whose size does not fit the 32-bit address space of WebAssembly. */
+const OUT_OF_MEMORY =
+  /bad_alloc|failed to allocate memory|out of memory|OrtMemory|Array buffer allocation failed|SafeIntOnOverflow/i;
+
 /** ONNX Runtime's messages as typed errors. */
 export function ortError(error: unknown, doing: string): TunesmithError {
   if (error instanceof TunesmithError) return error;
   const text = error instanceof Error ? error.message : String(error);
-  if (
-    /bad_alloc|failed to allocate memory|out of memory|OrtMemory|Array buffer allocation failed/i.test(text)
-  ) {
+  if (OUT_OF_MEMORY.test(text)) {
     const size = text.match(/buffer of size (\d+)/)?.[1];
     return new TunesmithError(
       "out-of-memory",

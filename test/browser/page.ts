@@ -1,0 +1,18 @@
+import { type Result, runTests } from "./harness.js";
+import { configure, suites } from "./suites.js";
+
+declare global {
+  /** Given by the driver: takes each result as it comes. */
+  var reportResult: (result: Result) => Promise<void>;
+}
+
+/** Runs one suite; called by the driver. */
+export async function run(name: string): Promise<void> {
+  configure();
+  await suites[name]?.();
+  const reports: Promise<void>[] = [];
+  await runTests((result) => reports.push(globalThis.reportResult(result)));
+  await Promise.all(reports);
+}
+
+export const suiteNames = Object.keys(suites);
