@@ -52,9 +52,15 @@ export function gradients(loss: Value, wrt: readonly Value[]): Value[] {
   );
 }
 
-/** Vector-Jacobian product: `Σ gradientᵀ · ∂output/∂wrt` for each `wrt`; undefined where nothing depends on it. */
-export const vjp = (seeds: readonly Seed[], wrt: readonly Value[]): (Value | undefined)[] =>
-  reverse(seeds, wrt, new Set());
+/**
+ * Vector-Jacobian product: `Σ gradientᵀ · ∂output/∂wrt` for each `wrt`; undefined where nothing depends on it. Values in
+ * `independent` count as inputs: how they were computed is not looked at.
+ */
+export const vjp = (
+  seeds: readonly Seed[],
+  wrt: readonly Value[],
+  independent: readonly Value[] = [],
+): (Value | undefined)[] => reverse(seeds, wrt, new Set(independent));
 
 /** The reverse pass. Nothing below `stops` is looked at. */
 function reverse(

@@ -1,7 +1,12 @@
 export * from "./checkpoint.js";
 export * from "./early-stopping.js";
+export { createEvaluator, type Evaluation, type Evaluator } from "./evaluate.js";
 export type { PlainData } from "./exact-json.js";
+export { evaluationGraph, prefixGraphs, type StepGraph, trainingGraph } from "./graph.js";
 export * from "./guards.js";
+export { crossEntropy, crossEntropyForward } from "./losses/cross-entropy.js";
 export * from "./meters.js";
 export * from "./metrics.js";
 export * from "./optim/index.js";
+export { createStepper, type Stepper } from "./stepper.js";
+export { type TrainEvent, type TrainOptions, type TrainResult, train } from "./train.js";

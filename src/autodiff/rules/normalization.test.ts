@@ -49,6 +49,21 @@ test.each([
   await check({ operands: [open, ...of(gamma)], build });
 });
 
+test("RMSNormalization over one and over two axes", async () => {
+  const build =
+    (axis: number) =>
+    (...values: Value[]) =>
+      op("RMSNormalization", values, { axis: { i: axis } });
+  await check({ operands: of([2, 3, 4], [4]), build: build(-1) });
+  await check({ operands: of([2, 3, 4], [3, 4]), build: build(1) });
+});
+
+test("SimplifiedLayerNormalization through its statistics", async () => {
+  const build = (...values: Value[]) =>
+    makeNode("SimplifiedLayerNormalization", values, {}, { outputs: 2 }).outputs;
+  await check({ operands: of([2, 4], [4]), build, precision: "float32" });
+});
+
 describe("skip variants", () => {
   const epsilon = { epsilon: { f: 1e-5 } };
   const skip =

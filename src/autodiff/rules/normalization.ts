@@ -1,4 +1,4 @@
-import { normalAxis, op, ops, outputOf, type Value } from "../../graph/index.js";
+import { normalAxis, ops, outputOf, type Value } from "../../graph/index.js";
 import { floatAttr, intAttr } from "../../graph/infer/types.js";
 import type { VjpContext, VjpTable } from "../types.js";
 import { unbroadcast } from "../unbroadcast.js";
@@ -24,15 +24,16 @@ export const normalization: VjpTable = {
     const axes = axesOf(context);
     const [mean, inverseStd] = statistics(context, axes);
     const normal = ops.mul(ops.sub(x, mean), inverseStd);
-    const dy = dys[0];
+    const [dy, toMean, toInverse] = dys;
     const parts = needs(0)
       ? [
           dy && inputGradient(dy, gamma, normal, inverseStd, axes, true),
-          ...ofStatistics(context, normal, inverseStd),
+          toMean && average(toMean, x, axes),
+          toInverse && ofInverse(toInverse, normal, inverseStd, axes),
         ]
       : [];
     return [
-      parts.reduce((sum, part) => (sum && part ? ops.add(sum, part) : (sum ?? part)), undefined),
+      total(parts),
       needs(1) && dy ? unbroadcast(ops.mul(dy, normal), gamma.shape, gamma) : undefined,
       needs(2) && beta && dy ? unbroadcast(dy, beta.shape, beta) : undefined,
     ];
@@ -43,16 +44,23 @@ export const normalization: VjpTable = {
 
 /** y = x·is·gamma with is = 1/sqrt(mean(x²) + eps). The kernel's own `is` output is wrong on WebGPU: recomputed. */
 function rmsNorm(context: VjpContext): (Value | undefined)[] {
-  const { dy, inputs, needs } = context;
+  const { dys, inputs, needs } = context;
   const [x, gamma] = inputs as [Value, Value];
   const axes = axesOf(context);
   const inverse = inverseRoot(ops.reduceMean(ops.square(x), axes), context);
   const normal = ops.mul(x, inverse);
-  return [
-    needs(0) ? inputGradient(dy, gamma, normal, inverse, axes, false) : undefined,
-    needs(1) ? unbroadcast(ops.mul(dy, normal), gamma.shape, gamma) : undefined,
-  ];
+  const [dy, toInverse] = dys;
+  const parts = needs(0)
+    ? [
+        dy && inputGradient(dy, gamma, normal, inverse, axes, false),
+        toInverse && ofInverse(toInverse, normal, inverse, axes),
+      ]
+    : [];
+  return [total(parts), needs(1) && dy ? unbroadcast(ops.mul(dy, normal), gamma.shape, gamma) : undefined];
 }
+
+const total = (parts: readonly (Value | undefined)[]): Value | undefined =>
+  parts.reduce((sum, part) => (sum && part ? ops.add(sum, part) : (sum ?? part)), undefined);
 
 /** is·(e - [mean(e)] - normal·mean(e·normal)) with e = d·gamma. */
 function inputGradient(
@@ -69,27 +77,24 @@ function inputGradient(
   return ops.mul(inverse, ops.sub(centred, along));
 }
 
-/** What arrives at the mean and 1/std outputs (second derivatives read them): mean' = 1/n, is' = -is²·normal/n. */
-function ofStatistics(
-  { dys, inputs, outputs }: VjpContext,
-  normal: Value,
-  inverse: Value,
-): (Value | undefined)[] {
-  const x = inputs[0] as Value;
-  const [toMean, toInverse] = [dys[1], dys[2]];
-  if (!toMean && !toInverse) return [];
-  const statistic = outputs[1] as Value;
-  const average = (value: Value) => {
-    const spread = ops.expand(ops.cast(value, x.dtype), x.shape, [x]);
-    const count = ops.div(ops.cast(op("Size", [x]), x.dtype), ops.cast(op("Size", [statistic]), x.dtype));
-    return ops.div(spread, count);
-  };
-  return [
-    toMean && average(toMean),
-    toInverse &&
-      ops.neg(ops.mul(average(ops.mul(ops.cast(toInverse, x.dtype), ops.square(inverse))), normal)),
-  ];
-}
+/** A gradient per group as a mean over it: what each element gets of d(mean)/dx. */
+const average = (value: Value, x: Value, axes: readonly number[]): Value => {
+  const spread = ops.expand(ops.cast(value, x.dtype), x.shape, [x]);
+  const lengths = axes.map((axis) => x.shape[axis] ?? 1);
+  if (lengths.every((length) => typeof length === "number"))
+    return ops.div(
+      spread,
+      lengths.reduce((a, b) => a * b, 1),
+    );
+  const count = ops.reduceProd(ops.gather(ops.shapeOf(x), ops.ints(axes)), undefined, false);
+  return ops.div(spread, ops.cast(count, x.dtype));
+};
+
+/** What arrives at 1/std (second derivatives read it): is' = -is²·normal/n. */
+const ofInverse = (gradient: Value, normal: Value, inverse: Value, axes: readonly number[]): Value =>
+  ops.neg(
+    ops.mul(average(ops.mul(ops.cast(gradient, normal.dtype), ops.square(inverse)), normal, axes), normal),
+  );
 
 const axesOf = (context: VjpContext): number[] => {
   const { length } = (context.inputs[0] as Value).shape;

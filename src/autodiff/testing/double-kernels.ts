@@ -8,7 +8,7 @@ import {
   rewrite,
   type Value,
 } from "../../graph/index.js";
-import { floatAttr, stringAttr } from "../../graph/infer/types.js";
+import { floatAttr, intAttr, stringAttr } from "../../graph/infer/types.js";
 
 type Definition = (x: Value, node: Node, inputs: readonly (Value | undefined)[]) => Value;
 
@@ -69,6 +69,13 @@ const definitions: Readonly<Record<string, Definition>> = {
     return ops.mul(half(x), ops.add(cdf, 1));
   },
   Mean: (_, node, inputs) => ops.div(op("Sum", inputs), node.inputs.length),
+  RMSNormalization: (x, node, inputs) => {
+    const { length } = x.shape;
+    const from = (intAttr(node.attrs, "axis", -1) + length) % length;
+    const axes = Array.from({ length: length - from }, (_, at) => from + at);
+    const variance = ops.add(ops.reduceMean(ops.square(x), axes), floatAttr(node.attrs, "epsilon", 1e-5));
+    return ops.mul(ops.div(x, ops.sqrt(variance)), inputs[1] as Value);
+  },
   LogSoftmax: (x, node) => ops.log(op("Softmax", [x], node.attrs)),
 };
 

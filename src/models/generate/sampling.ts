@@ -30,12 +30,16 @@ export type Sampling = z.output<typeof samplingSchema>;
 export function chooseToken(logits: Float32Array, seen: Iterable<number>, sampling: Sampling, random: Rng): number {
   checkLogits(logits);
   const penalised = repetitionPenalty(logits, seen, sampling.repetitionPenalty);
-  if (sampling.temperature === 0) return argMax(penalised);
-  const { temperature, topK, topP, minP } = sampling;
-  let candidates = candidatesOf(penalised, temperature, topK);
+  return sampling.temperature === 0 ? argMax(penalised) : draw(distribution(penalised, sampling), random);
+}
+
+/** What is sampled from at a temperature above 0: the tokens that the filters leave. */
+export function distribution(logits: Float32Array, { temperature, topK, topP, minP }: Sampling): Candidate[] {
+  let candidates = candidatesOf(logits, temperature, topK);
   if (topP !== undefined && topP < 1) candidates = nucleus(candidates, topP);
   if (minP !== undefined && minP > 0) candidates = aboveFraction(candidates, minP);
-  return draw(candidates, random);
+  const total = candidates.reduce((sum, { probability }) => sum + probability, 0);
+  return candidates.map(({ id, probability }) => ({ id, probability: probability / total }));
 }
 
 /** Throws `numerical-failure` for NaN and +infinity, and when no token is possible. */
@@ -72,7 +76,7 @@ export function argMax(values: Float32Array): number {
   return best;
 }
 
-/** A token with its probability, in descending order of it. Probabilities need not add up to 1 after a filter. */
+/** A token with its probability. Lists are in descending order; after a filter they need not add up to 1. */
 export interface Candidate {
   readonly id: number;
   readonly probability: number;
@@ -110,8 +114,7 @@ export function aboveFraction(candidates: readonly Candidate[], fraction: number
 }
 
 function draw(candidates: readonly Candidate[], random: Rng): number {
-  const total = candidates.reduce((sum, { probability }) => sum + probability, 0);
-  let left = random.uniform() * total;
+  let left = random.uniform();
   for (const { id, probability } of candidates) {
     left -= probability;
     if (left < 0) return id;

@@ -1,0 +1,60 @@
+import { batches, type Pack } from "../data/index.js";
+import { type CausalLm, parameterFeeds } from "../models/index.js";
+import { createSession, type Session, type SessionOptions } from "../runtime/index.js";
+import { evaluationGraph, type StepGraph } from "./graph.js";
+import { batchFeeds } from "./stepper.js";
+
+export interface EvaluationOptions {
+  readonly batchSize: number;
+  readonly lengths: readonly number[];
+  readonly padId: number;
+  readonly session?: SessionOptions;
+}
+
+export interface Evaluation {
+  /** Mean cross-entropy per trained token, in nats. */
+  readonly loss: number;
+  /** exp(loss) */
+  readonly perplexity: number;
+  readonly tokens: number;
+}
+
+/** Evaluates a model on packs again and again with the same compiled sessions. */
+export interface Evaluator {
+  run(packs: readonly Pack[]): Promise<Evaluation>;
+  close(): Promise<void>;
+}
+
+/**
+ * Loss and perplexity of a causal language model on packed examples. Each batch is averaged over its own trained tokens and
+ * the batches are weighted by them, so the figure does not depend on the batch size.
+ */
+export function createEvaluator(model: CausalLm, options: EvaluationOptions): Evaluator {
+  const compiled = new Map<number, Promise<{ step: StepGraph; session: Session }>>();
+  const compile = async (length: number) => {
+    const step = evaluationGraph(model, { batch: options.batchSize, length });
+    return { step, session: await createSession(step.graph, options.session) };
+  };
+  return {
+    async run(packs) {
+      let [sum, tokens] = [0, 0];
+      for (const batch of batches(packs, { ...options, shuffle: false })) {
+        if (batch.targets === 0) continue;
+        const known = compiled.get(batch.length) ?? compile(batch.length);
+        compiled.set(batch.length, known);
+        const { step, session } = await known;
+        const { loss } = await session.run({
+          ...batchFeeds(batch, batch.targets),
+          ...parameterFeeds(step.graph, model.parameters),
+        });
+        sum += Number((loss?.data as Float32Array)[0]) * batch.targets;
+        tokens += batch.targets;
+      }
+      const mean = sum / tokens;
+      return { loss: mean, perplexity: Math.exp(mean), tokens };
+    },
+    async close() {
+      for (const entry of compiled.values()) await (await entry).session.release();
+    },
+  };
+}
