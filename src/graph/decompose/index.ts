@@ -1,4 +1,5 @@
 import type { Node } from "../types.js";
+import { attentions } from "./attention.js";
 import { fused } from "./fused.js";
 import { gridSamples } from "./grid-sample.js";
 import { losses } from "./losses.js";
@@ -6,11 +7,22 @@ import { norms } from "./norms.js";
 import { pools } from "./pool.js";
 import { recurrent } from "./recurrent.js";
 import { resizes } from "./resize.js";
+import { rotaries } from "./rotary.js";
 import type { Decomposition } from "./types.js";
 
 /** Operators written in terms of simpler ones, keyed by operator (`domain.op` outside ai.onnx). */
 export const decompositions: ReadonlyMap<string, Decomposition> = new Map(
-  Object.entries({ ...fused, ...norms, ...losses, ...recurrent, ...pools, ...resizes, ...gridSamples }),
+  Object.entries({
+    ...fused,
+    ...attentions,
+    ...rotaries,
+    ...norms,
+    ...losses,
+    ...recurrent,
+    ...pools,
+    ...resizes,
+    ...gridSamples,
+  }),
 );
 
 export const decompositionOf = (node: Node): Decomposition | undefined =>

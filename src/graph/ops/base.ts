@@ -1,5 +1,5 @@
 import { TunesmithError } from "../../errors/index.js";
-import { type Dtype, dtypeToOnnx, type Tensor, tensor } from "../../tensor/index.js";
+import { type Dtype, dtypeToOnnx, tensor } from "../../tensor/index.js";
 import { constant, op } from "../create.js";
 import type { Dim, Shape, Value } from "../types.js";
 
@@ -13,25 +13,7 @@ export function ints(values: readonly number[]): Value {
 
 /** Scalar constant of any numeric dtype. */
 export function scalar(value: number, dtype: Dtype = "float32"): Value {
-  return constant(scalarTensor(value, dtype));
-}
-
-function scalarTensor(value: number, dtype: Dtype): Tensor {
-  switch (dtype) {
-    case "float32":
-      return tensor(dtype, [], Float32Array.of(value));
-    case "float64":
-      return tensor(dtype, [], Float64Array.of(value));
-    case "int64":
-      return tensor(dtype, [], BigInt64Array.of(BigInt(value)));
-    case "int32":
-      return tensor(dtype, [], Int32Array.of(value));
-    case "bool":
-    case "uint8":
-      return tensor(dtype, [], Uint8Array.of(value));
-    default:
-      throw new TunesmithError("dtype-unsupported", `no scalar constant of dtype ${dtype}`);
-  }
+  return constant(tensor(dtype, [], [value]));
 }
 
 /** Lifts a number to a scalar of `like`'s dtype. */
@@ -68,7 +50,9 @@ function dimTensor(dim: Dim, from: readonly Value[]): Value {
   for (const operator of ["*", "+", "/", "-"] as const) {
     const parts = splitExpression(String(dim), operator);
     if (!parts) continue;
-    const [left, right] = parts.map((part) => (/^\d+$/.test(part) ? ints([Number(part)]) : dimTensor(part, from)));
+    const [left, right] = parts.map((part) =>
+      /^\d+$/.test(part) ? ints([Number(part)]) : dimTensor(part, from),
+    );
     const name = { "*": "Mul", "+": "Add", "/": "Div", "-": "Sub" }[operator];
     return op(name, [left, right]);
   }
@@ -81,7 +65,8 @@ function splitExpression(text: string, operator: string): [string, string] | und
   for (let at = text.length - 1; at > 0; at--) {
     if (text[at] === ")") depth++;
     else if (text[at] === "(") depth--;
-    else if (depth === 0 && text[at] === operator) return [strip(text.slice(0, at)), strip(text.slice(at + 1))];
+    else if (depth === 0 && text[at] === operator)
+      return [strip(text.slice(0, at)), strip(text.slice(at + 1))];
   }
   return undefined;
 }
