@@ -1,5 +1,6 @@
 import type { Dtype } from "../tensor/index.js";
 import { dimAdd, dimDiv, dimMul, dimProduct, dimSub } from "./dims.js";
+import { knownTensor } from "./evaluate.js";
 import type { Dim, Node, Value } from "./types.js";
 
 const memo = new WeakMap<Value, readonly Dim[] | null>();
@@ -10,6 +11,14 @@ const MAX_ELEMENTS = 4096;
  * arithmetic exporters do on them; undefined when it depends on data. Scalars give one element.
  */
 export function intsOf(value: Value): readonly Dim[] | undefined {
+  const simple = simpleInts(value);
+  if (simple || value.source.kind !== "node" || !INTEGER.includes(value.dtype)) return simple;
+  const known = knownTensor(value);
+  return known && Array.from(known.data as ArrayLike<number | bigint>, Number);
+}
+
+/** The part of `intsOf` that also works with symbols; it knows few operators. */
+export function simpleInts(value: Value): readonly Dim[] | undefined {
   let known = memo.get(value);
   if (known === undefined) {
     known = evaluate(value) ?? null;

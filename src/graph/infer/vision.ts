@@ -1,6 +1,7 @@
 import { dimDiv, dimMul } from "../dims.js";
-import { numbersOf } from "../ints.js";
-import type { Dim, Shape } from "../types.js";
+import { knownTensor } from "../evaluate.js";
+import { intsOf } from "../ints.js";
+import type { Dim, Shape, Value } from "../types.js";
 import { transposedWindowOf, windowOf } from "../window.js";
 import {
   type InferContext,
@@ -57,35 +58,41 @@ const resize: InferRule = (context) => {
   const x = need(context, 0);
   const axes = intsAttr(context.attrs, "axes")?.map((axis) => (axis < 0 ? axis + x.shape.length : axis));
   const all = axes ?? x.shape.map((_, axis) => axis);
-  const sizes = context.inputs[3] && numbersOf(context.inputs[3]);
-  const scales = resizeScales(context);
+  const sizes = context.inputs[3] && intsOf(context.inputs[3]);
+  const policy = stringAttr(context.attrs, "keep_aspect_ratio_policy", "stretch");
   const shape: Dim[] = [...x.shape];
-  if (sizes) {
-    const policy = stringAttr(context.attrs, "keep_aspect_ratio_policy", "stretch");
-    const ratios = all.map((axis, at) => (sizes[at] as number) / Number(x.shape[axis]));
-    const common = policy === "not_larger" ? Math.min(...ratios) : Math.max(...ratios);
-    all.forEach((axis, at) => {
-      shape[axis] = policy === "stretch" ? (sizes[at] as number) : Math.round(common * Number(x.shape[axis]));
-    });
+  if (sizes?.length === all.length) {
+    const known = all.map((axis, at) => Number(sizes[at]) / Number(x.shape[axis]));
+    const common = policy === "not_larger" ? Math.min(...known) : Math.max(...known);
+    for (const [at, axis] of all.entries()) {
+      const kept = Number.isNaN(common) ? openAxis(x, axis) : Math.round(common * Number(x.shape[axis]));
+      shape[axis] = policy === "stretch" ? (sizes[at] as Dim) : kept;
+    }
     return [like(x, shape)];
   }
-  if (!scales || scales.length !== all.length)
-    throw mismatch(context, "sizes or scales must be constant, one per axis");
-  all.forEach((axis, at) => {
-    const [dim, scale] = [x.shape[axis] as Dim, scales[at] as number];
-    if (scale === 1) return;
-    if (typeof dim === "string")
-      shape[axis] = scale >= 1 ? dimMul(dim, scale) : dimDiv(dim, Math.round(1 / scale));
-    else shape[axis] = Math.floor(dim * scale);
-  });
+  const scales = resizeScales(context);
+  if (scales && scales.length !== all.length) throw mismatch(context, "there must be one scale per axis");
+  for (const [at, axis] of all.entries()) {
+    shape[axis] = scales ? scaledAxis(x, axis, scales[at] as number) : openAxis(x, axis);
+  }
   return [like(x, shape)];
 };
 
-/** The constant `scales` input of Resize. */
+/** A length that is only known at run time. */
+const openAxis = (x: Value, axis: number): Dim => `resized_${x.id}_${axis}`;
+
+function scaledAxis(x: Value, axis: number, scale: number): Dim {
+  const dim = x.shape[axis] as Dim;
+  if (scale === 1) return dim;
+  if (typeof dim === "number") return Math.floor(dim * scale);
+  if (Number.isInteger(scale)) return dimMul(dim, scale);
+  return Number.isInteger(1 / scale) ? dimDiv(dim, 1 / scale) : openAxis(x, axis);
+}
+
+/** The `scales` input of Resize, where it is known. */
 export function resizeScales(context: Pick<InferContext, "inputs">): number[] | undefined {
-  const source = context.inputs[2]?.source;
-  if (source?.kind !== "constant" || !("data" in source.data)) return undefined;
-  return Array.from(source.data.data as ArrayLike<number>, Number);
+  const known = context.inputs[2] && knownTensor(context.inputs[2]);
+  return known && Array.from(known.data as ArrayLike<number>, Number);
 }
 
 const gridSample: InferRule = (context) => {

@@ -34,9 +34,9 @@ export interface ExternalRegion {
 export interface EncodeOptions {
   /** Constants that stay in other files. All others are written into the model. */
   readonly external?: ReadonlyMap<Value, ExternalRegion>;
-  /** ONNX operator set; default 21. */
+  /** ONNX operator set; default 21, or what the newest operator in the graph needs. */
   readonly opset?: number;
-  /** ONNX file version; default 10. */
+  /** ONNX file version; default 10, or what the operator set needs. */
   readonly irVersion?: number;
   /** Versions of other operator domains; default 1 each. */
   readonly opsets?: Readonly<Record<string, number>>;
@@ -60,7 +60,18 @@ interface Encoding {
   readonly nodes: NamePool;
   readonly names: Map<Value, string>;
   readonly domains: Set<string>;
+  /** Newest operator set that an operator of the graph was introduced in. */
+  newest: number;
 }
+
+/** Operators younger than opset 21. */
+const INTRODUCED: Readonly<Record<string, number>> = {
+  RMSNormalization: 23,
+  RotaryEmbedding: 23,
+  Attention: 23,
+  Swish: 24,
+  TensorScatter: 24,
+};
 
 /**
  * The graph as a complete ONNX model file. Edge names are kept where they are unique, inputs and outputs are called
@@ -98,17 +109,19 @@ export function encodeParts(graph: Graph, options: EncodeOptions = {}): EncodedP
     nodes: namePool(),
     names: new Map(),
     domains: new Set([""]),
+    newest: 21,
   };
   const body = graphParts(lowerMarkers(graph), encoding);
+  const opset = options.opset ?? encoding.newest;
   const head = create(ModelProtoSchema, {
-    irVersion: BigInt(options.irVersion ?? 10),
+    irVersion: BigInt(options.irVersion ?? (opset > 21 ? 11 : 10)),
     producerName: "tunesmith",
     ...(options.docString ? { docString: options.docString } : {}),
   });
   const tail = create(ModelProtoSchema, {
     opsetImport: [...encoding.domains].sort().map((domain) => ({
       domain,
-      version: BigInt(domain === "" ? (options.opset ?? 21) : (options.opsets?.[domain] ?? 1)),
+      version: BigInt(domain === "" ? opset : (options.opsets?.[domain] ?? 1)),
     })),
     metadataProps: Object.entries(options.metadata ?? {}).map(([key, value]) => ({ key, value })),
   });
@@ -212,6 +225,7 @@ function edge(encoding: Encoding, value: Value | undefined): string {
 
 function nodeMessage(node: Node, encoding: Encoding): NodeProto {
   encoding.domains.add(node.domain);
+  if (node.domain === "") encoding.newest = Math.max(encoding.newest, INTRODUCED[node.op] ?? 0);
   const name = encoding.nodes.claim(node.name ?? nodePath(node.scope, node.op));
   node.outputs.forEach((value, index) => {
     if (encoding.names.has(value)) return;

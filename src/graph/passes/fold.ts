@@ -1,13 +1,12 @@
-import { elementCount, type Tensor, tensor } from "../../tensor/index.js";
+import { elementCount } from "../../tensor/index.js";
 import { constant } from "../create.js";
 import { staticShape } from "../dims.js";
-import { numbersOf } from "../ints.js";
+import { knownTensor } from "../evaluate.js";
 import { rewrite } from "../rewrite.js";
 import type { Graph, Value } from "../types.js";
-import { evaluate } from "./evaluate.js";
 
 export interface FoldOptions {
-  /** Results of more elements than this stay computed; default 4096, so that no weight is ever blown up. */
+  /** Results of more elements than this stay computed; default and most 4096, so that no weight is ever blown up. */
   readonly maxElements?: number;
 }
 
@@ -19,13 +18,14 @@ export interface FoldOptions {
 export function fold(graph: Graph, options: FoldOptions = {}): Graph {
   const { maxElements = 4096 } = options;
   return rewrite(graph, {
-    visit(node, inputs, rebuild) {
+    visit(node, _, rebuild) {
       if (node.domain !== "" || node.op === "Identity") return undefined;
       const results = rebuild();
       if (!results.every((value) => sizeOf(value) <= maxElements)) return results;
-      const known = results.map(knownIntegers);
-      const values = known.every((data) => data !== undefined) ? known : evaluate(node, inputs, results);
-      return values ? values.map((data, index) => constant(data as Tensor, results[index]?.name)) : results;
+      const known = results.map(knownTensor);
+      return known.every((data) => data !== undefined)
+        ? known.map((data, index) => constant(data, results[index]?.name))
+        : results;
     },
   });
 }
@@ -33,13 +33,4 @@ export function fold(graph: Graph, options: FoldOptions = {}): Graph {
 function sizeOf(value: Value): number {
   const shape = staticShape(value.shape);
   return shape ? elementCount(shape) : Number.POSITIVE_INFINITY;
-}
-
-function knownIntegers(value: Value): Tensor | undefined {
-  const shape = staticShape(value.shape);
-  const numbers = shape && numbersOf(value);
-  if (!numbers || numbers.length !== elementCount(shape) || !numbers.every(Number.isSafeInteger))
-    return undefined;
-  if (value.dtype !== "int64" && value.dtype !== "int32" && value.dtype !== "bool") return undefined;
-  return tensor(value.dtype, shape, numbers);
 }

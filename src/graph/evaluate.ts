@@ -3,14 +3,16 @@ import {
   bytesOf,
   type Dtype,
   elementCount,
+  isFloat,
   isTensorRef,
   type NumericData,
   type Tensor,
-} from "../../tensor/index.js";
-import { staticShape } from "../dims.js";
-import { axisAttr, intAttr, intsAttr } from "../infer/types.js";
-import { numbersOf } from "../ints.js";
-import type { Node, Value } from "../types.js";
+  tensor,
+} from "../tensor/index.js";
+import { staticShape } from "./dims.js";
+import { axisAttr, intAttr, intsAttr } from "./infer/types.js";
+import { numbersOf, simpleInts } from "./ints.js";
+import type { Dim, Node, Value } from "./types.js";
 
 /** Types whose elements are plain JavaScript numbers or bigints; half and packed types are left alone. */
 const PLAIN: readonly Dtype[] =
@@ -34,31 +36,50 @@ type Kernel = (
   index: number,
 ) => NumericData | undefined;
 
-/** The outputs of a node over constants in memory; undefined when an operand is none or the operator is not known here. */
-export function evaluate(
-  node: Node,
-  inputs: readonly (Value | undefined)[],
-  results: readonly Value[],
-): Tensor[] | undefined {
-  const kernel = KERNELS[node.op];
-  if (!kernel) return undefined;
-  const operands = inputs.map((value) => value && operandOf(value));
-  if (operands.length === 0 || inputs.some((value, index) => value && !operands[index])) return undefined;
-  const tensors: Tensor[] = [];
-  for (const [index, value] of results.entries()) {
-    const shape = staticShape(value.shape);
-    if (!shape || !PLAIN.includes(value.dtype)) return undefined;
-    const data = kernel(node, operands, { shape, dtype: value.dtype }, index);
-    if (!data || data.length !== elementCount(shape)) return undefined;
-    tensors.push({ dtype: value.dtype, shape, data });
+const MAX_ELEMENTS = 4096;
+const memo = new WeakMap<Value, Tensor | null>();
+
+/**
+ * The content of a small value that does not depend on any feed, computed here: a constant in memory, shape
+ * arithmetic, and what operators known here make of those. Undefined for everything else.
+ */
+export function knownTensor(value: Value): Tensor | undefined {
+  let known = memo.get(value);
+  if (known === undefined) {
+    known = compute(value) ?? null;
+    memo.set(value, known);
   }
-  return tensors;
+  return known ?? undefined;
+}
+
+function compute(value: Value): Tensor | undefined {
+  if (value.source.kind === "input" || !PLAIN.includes(value.dtype)) return undefined;
+  if (value.source.kind === "constant") return isTensorRef(value.source.data) ? undefined : value.source.data;
+  const shape = staticShape(value.shape);
+  if (!shape || elementCount(shape) > MAX_ELEMENTS) return undefined;
+  const numbers = isFloat(value.dtype) ? undefined : simpleInts(value);
+  if (numbers && numbers.length === elementCount(shape) && numbers.every(isSafeInteger)) {
+    return tensor(value.dtype, shape, numbers as readonly number[]);
+  }
+  const { node, index } = value.source;
+  return node.domain === "" ? evaluate(node, { dtype: value.dtype, shape }, index) : undefined;
+}
+
+const isSafeInteger = (dim: Dim) => typeof dim === "number" && Number.isSafeInteger(dim);
+
+function evaluate(node: Node, result: Result, index: number): Tensor | undefined {
+  const kernel = KERNELS[node.op];
+  if (!kernel || node.inputs.length === 0) return undefined;
+  const operands = node.inputs.map((value) => value && operandOf(value));
+  if (node.inputs.some((value, at) => value && !operands[at])) return undefined;
+  const data = kernel(node, operands, result, index);
+  return data?.length === elementCount(result.shape) ? { ...result, data } : undefined;
 }
 
 function operandOf(value: Value): Operand | undefined {
-  if (value.source.kind !== "constant" || isTensorRef(value.source.data)) return undefined;
-  const { dtype, shape, data } = value.source.data;
-  return PLAIN.includes(dtype) ? { dtype, shape, data: data as NumericData } : undefined;
+  const known = knownTensor(value);
+  if (!known || !PLAIN.includes(known.dtype) || known.data.length > MAX_ELEMENTS) return undefined;
+  return { dtype: known.dtype, shape: known.shape, data: known.data as NumericData };
 }
 
 const allocate = (result: Result): NumericData => new (arrayOf(result.dtype))(elementCount(result.shape));
