@@ -1,5 +1,5 @@
-import type { Dim, Shape } from "./types.js";
 import { TunesmithError } from "../errors/index.js";
+import type { Dim, Shape } from "./types.js";
 
 const wrap = (dim: Dim) => (typeof dim === "string" && /[-+*/ ]/.test(dim) ? `(${dim})` : String(dim));
 
@@ -9,15 +9,18 @@ function combine(op: "+" | "-" | "*" | "/", a: Dim, b: Dim, numeric: (x: number,
 }
 
 /** Symbolic arithmetic on dimensions: numbers are computed, anything else becomes an expression string. */
-export const dimAdd = (a: Dim, b: Dim): Dim => (b === 0 ? a : a === 0 ? b : combine("+", a, b, (x, y) => x + y));
-export const dimSub = (a: Dim, b: Dim): Dim => (b === 0 ? a : a === b ? 0 : combine("-", a, b, (x, y) => x - y));
+export const dimAdd = (a: Dim, b: Dim): Dim =>
+  b === 0 ? a : a === 0 ? b : combine("+", a, b, (x, y) => x + y);
+export const dimSub = (a: Dim, b: Dim): Dim =>
+  b === 0 ? a : a === b ? 0 : combine("-", a, b, (x, y) => x - y);
 export const dimMul = (a: Dim, b: Dim): Dim => {
   if (a === 1) return b;
   if (b === 1) return a;
   if (a === 0 || b === 0) return 0;
   return combine("*", a, b, (x, y) => x * y);
 };
-export const dimDiv = (a: Dim, b: Dim): Dim => (b === 1 ? a : combine("/", a, b, (x, y) => Math.floor(x / y)));
+export const dimDiv = (a: Dim, b: Dim): Dim =>
+  b === 1 ? a : combine("/", a, b, (x, y) => Math.floor(x / y));
 
 /** Product of all axes. */
 export const dimProduct = (shape: Shape): Dim => shape.reduce<Dim>((acc, dim) => dimMul(acc, dim), 1);
@@ -50,7 +53,10 @@ export function broadcastShapes(a: Shape, b: Shape, what: string): Shape {
     if (x === y || y === 1) return x;
     if (x === 1) return y;
     if (typeof x === "number" && typeof y === "number") {
-      throw new TunesmithError("shape-mismatch", `${what}: cannot broadcast ${showShape(a)} with ${showShape(b)}`);
+      throw new TunesmithError(
+        "shape-mismatch",
+        `${what}: cannot broadcast ${showShape(a)} with ${showShape(b)}`,
+      );
     }
     return typeof x === "number" ? x : y;
   });
@@ -89,12 +95,14 @@ export function bindDim(dim: Dim, bindings: Readonly<Record<string, number>>): D
   };
   const product = (): number => {
     let left = atom();
-    while (tokens[at] === "*" || tokens[at] === "/") left = tokens[at++] === "*" ? left * atom() : Math.floor(left / atom());
+    while (tokens[at] === "*" || tokens[at] === "/")
+      left = tokens[at++] === "*" ? left * atom() : Math.floor(left / atom());
     return left;
   };
   const sum = (): number => {
     let left = product();
-    while (tokens[at] === "+" || tokens[at] === "-") left = tokens[at++] === "+" ? left + product() : left - product();
+    while (tokens[at] === "+" || tokens[at] === "-")
+      left = tokens[at++] === "+" ? left + product() : left - product();
     return left;
   };
   const result = sum();

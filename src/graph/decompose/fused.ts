@@ -57,6 +57,20 @@ const spaceToDepth: Decomposition = ([value], node) => {
   return [ops.reshape(moved, [n, dimMul(c, block * block), rows, columns], [x])];
 };
 
+/** The rows whose condition is true; without an axis, of the flattened data. */
+const compress: Decomposition = ([x, condition], node) => {
+  const rows = ops.squeeze(op("NonZero", [condition]), 0);
+  const data = node.attrs.axis ? (x as Value) : ops.reshape(x as Value, [-1]);
+  const axis = normalAxis(intAttr(node.attrs, "axis", 0), data.shape.length, "Compress");
+  const picked = ops.gather(data, rows, axis);
+  const { shape } = node.outputs[0] as Value;
+  return [
+    picked.shape.every((dim, at) => dim === shape[at])
+      ? picked
+      : ops.reshape(picked, picked.shape.with(axis, -1)),
+  ];
+};
+
 export const fused: DecompositionTable = {
   "com.microsoft.FusedMatMul": fusedMatMul,
   "com.microsoft.Gelu": ([x]) => [ops.gelu(x as Value)],
@@ -79,6 +93,13 @@ export const fused: DecompositionTable = {
     const alpha = floatAttr(node.attrs, "alpha", 1);
     return [ops.mul(x as Value, ops.sigmoid(alpha === 1 ? (x as Value) : ops.mul(x as Value, alpha)))];
   },
+  "com.microsoft.BiasSplitGelu": ([x, bias]) => {
+    const sum = ops.add(x as Value, bias as Value);
+    const half = Number(sum.shape.at(-1)) / 2;
+    return [ops.mul(ops.slice(sum, -1, 0, half), ops.gelu(ops.slice(sum, -1, half)))];
+  },
+  "com.microsoft.BiasAdd": ([x, bias, skip]) => [ops.add(ops.add(x as Value, bias as Value), skip as Value)],
+  Compress: compress,
   DepthToSpace: depthToSpace,
   SpaceToDepth: spaceToDepth,
 };

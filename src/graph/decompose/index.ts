@@ -5,6 +5,7 @@ import { gridSamples } from "./grid-sample.js";
 import { losses } from "./losses.js";
 import { norms } from "./norms.js";
 import { pools } from "./pool.js";
+import { quantizedProducts } from "./quantized.js";
 import { recurrent } from "./recurrent.js";
 import { resizes } from "./resize.js";
 import { rotaries } from "./rotary.js";
@@ -14,6 +15,7 @@ import type { Decomposition } from "./types.js";
 export const decompositions: ReadonlyMap<string, Decomposition> = new Map(
   Object.entries({
     ...fused,
+    ...quantizedProducts,
     ...attentions,
     ...rotaries,
     ...norms,

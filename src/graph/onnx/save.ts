@@ -30,6 +30,14 @@ const AUTO_LIMIT = 2 ** 30;
  * loaded gives the same bytes every time.
  *
  * Throws `file-not-found` and `file-write-failed` from the disk, and what `encodeGraph` throws.
+ *
+ * @example
+ * ```ts
+ * import { input, makeGraph, ops, saveOnnx } from "tunesmith/graph";
+ * const x = input("x", "float32", ["n", 4]);
+ * const { files } = await saveOnnx(makeGraph("double", [x], [["y", ops.mul(x, 2)]]), "double.onnx");
+ * console.log(files);
+ * ```
  */
 export async function saveOnnx(graph: Graph, path: string, options: SaveOptions = {}): Promise<SavedOnnx> {
   const { external = "auto", ...encodeOptions } = options;

@@ -47,5 +47,9 @@ export function where(condition: Value, a: Operand, b: Operand): Value {
 }
 
 export function clip(x: Value, low?: Operand, high?: Operand): Value {
-  return op("Clip", [x, low === undefined ? undefined : lift(low, x), high === undefined ? undefined : lift(high, x)]);
+  return op("Clip", [
+    x,
+    low === undefined ? undefined : lift(low, x),
+    high === undefined ? undefined : lift(high, x),
+  ]);
 }

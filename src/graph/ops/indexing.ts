@@ -1,7 +1,7 @@
-import { constant, op } from "../create.js";
-import { staticShape } from "../dims.js";
 import { TunesmithError } from "../../errors/index.js";
 import { type Dtype, tensor } from "../../tensor/index.js";
+import { constant, op } from "../create.js";
+import { staticShape } from "../dims.js";
 import type { Attrs, Shape, Value } from "../types.js";
 import { scalar } from "./base.js";
 import { expand } from "./shape.js";
@@ -13,7 +13,8 @@ export const gatherElements = (data: Value, indices: Value, axis: number): Value
 export const gatherNd = (data: Value, indices: Value): Value => op("GatherND", [data, indices]);
 
 export type Reduction = "none" | "add" | "mul" | "max" | "min";
-const reductionAttr = (reduction: Reduction): Attrs => (reduction === "none" ? {} : { reduction: { s: reduction } });
+const reductionAttr = (reduction: Reduction): Attrs =>
+  reduction === "none" ? {} : { reduction: { s: reduction } };
 
 export const scatterElements = (
   data: Value,
@@ -21,9 +22,14 @@ export const scatterElements = (
   updates: Value,
   axis: number,
   reduction: Reduction = "none",
-): Value => op("ScatterElements", [data, indices, updates], { axis: { i: axis }, ...reductionAttr(reduction) });
-export const scatterNd = (data: Value, indices: Value, updates: Value, reduction: Reduction = "none"): Value =>
-  op("ScatterND", [data, indices, updates], reductionAttr(reduction));
+): Value =>
+  op("ScatterElements", [data, indices, updates], { axis: { i: axis }, ...reductionAttr(reduction) });
+export const scatterNd = (
+  data: Value,
+  indices: Value,
+  updates: Value,
+  reduction: Reduction = "none",
+): Value => op("ScatterND", [data, indices, updates], reductionAttr(reduction));
 
 export const trilu = (x: Value, upper: boolean, k = 0): Value =>
   op("Trilu", k === 0 ? [x] : [x, scalar(k, "int64")], { upper: { i: upper ? 1 : 0 } });
@@ -39,5 +45,7 @@ export function arange(length: number, dtype: "int64" | "float32" | "int32" = "i
   if (!staticShape([length])) throw new TunesmithError("shape-mismatch", "arange needs a static length");
   const values = Array.from({ length }, (_, i) => start + i);
   if (dtype === "int64") return constant(tensor(dtype, [length], BigInt64Array.from(values, BigInt)));
-  return constant(tensor(dtype, [length], dtype === "int32" ? Int32Array.from(values) : Float32Array.from(values)));
+  return constant(
+    tensor(dtype, [length], dtype === "int32" ? Int32Array.from(values) : Float32Array.from(values)),
+  );
 }

@@ -23,7 +23,11 @@ export const logSoftmax = (x: Value, axis = -1): Value => op("LogSoftmax", [x], 
 export const argMax = (x: Value, axis: number, keepdims = true): Value =>
   op("ArgMax", [x], { axis: { i: axis }, keepdims: { i: keepdims ? 1 : 0 } });
 
-export const cumSum = (x: Value, axis: number, options: { exclusive?: boolean; reverse?: boolean } = {}): Value => {
+export const cumSum = (
+  x: Value,
+  axis: number,
+  options: { exclusive?: boolean; reverse?: boolean } = {},
+): Value => {
   const at = ints([axis]);
   return op("CumSum", [x, at], {
     exclusive: { i: options.exclusive ? 1 : 0 },

@@ -47,4 +47,5 @@ export const shapeOf = (x: Value): Value => op("Shape", [x]);
 export const pad = (x: Value, before: readonly number[], after: readonly number[]): Value =>
   op("Pad", [x, ints([...before, ...after])]);
 
-export const axisLength = (x: Value, axis: number): Dim => x.shape[normalAxis(axis, x.shape.length, "axis")] as Dim;
+export const axisLength = (x: Value, axis: number): Dim =>
+  x.shape[normalAxis(axis, x.shape.length, "axis")] as Dim;

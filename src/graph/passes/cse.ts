@@ -12,6 +12,14 @@ const SMALL_BYTES = 1024;
 /**
  * Joins nodes that compute the same from the same inputs, and equal small constants. Operators with sub-graphs,
  * random operators and markers are left alone.
+ *
+ * @example
+ * ```ts
+ * import { eliminateCommon, input, makeGraph, ops } from "tunesmith/graph";
+ * const x = input("x", "float32", [4]);
+ * const graph = makeGraph("main", [x], [["y", ops.add(ops.exp(x), ops.exp(x))]]);
+ * console.log(eliminateCommon(graph)); // one Exp
+ * ```
  */
 export function eliminateCommon(graph: Graph): Graph {
   const seen = new Map<string, readonly Value[]>();

@@ -14,6 +14,14 @@ export interface FoldOptions {
  * Computes what does not depend on any feed: shape arithmetic (also of static shapes of values that do), and
  * everything whose operands are small constants in memory. What remains of an exporter's shape code after
  * `specialise` disappears with it.
+ *
+ * @example
+ * ```ts
+ * import { fold, input, makeGraph, ops } from "tunesmith/graph";
+ * const x = input("x", "float32", [2, 3]);
+ * const graph = makeGraph("main", [x], [["y", ops.mul(x, ops.exp(ops.scalar(1)))]]);
+ * console.log(fold(graph)); // x times a constant
+ * ```
  */
 export function fold(graph: Graph, options: FoldOptions = {}): Graph {
   const { maxElements = 4096 } = options;
