@@ -37,6 +37,13 @@ const limits = {
   ScatterElements: "reduction none: no duplicate indices; mul: updates not 0",
   ScatterND: "reduction none: no duplicate indices; mul: updates not 0",
   Slice: "a symbolic axis: step 1",
+  "com.microsoft.Attention": "without a cache",
+  "com.microsoft.EmbedLayerNormalization": "not through the mask output",
+  "com.microsoft.GroupQueryAttention": "without a cache",
+  "com.microsoft.MatMulBnb4": "the data",
+  "com.microsoft.MatMulNBits": "the data and the bias; 4 and 8 bits",
+  "com.microsoft.MultiHeadAttention": "unpacked projections",
+  "com.microsoft.RotaryEmbedding": "scale 1",
   "com.microsoft.SkipLayerNormalization": "not through the statistics outputs",
   "com.microsoft.SkipSimplifiedLayerNormalization": "not through the statistics outputs",
 };

@@ -101,6 +101,22 @@ describe("what is not differentiated", () => {
     expect(await numbers([dx], { x: f64(0.5, 2, 1.5) }, [x])).toEqual([[0, 2, 1]]);
   });
 
+  test("a sequencing edge adds nothing to the gradient graph", () => {
+    const [x, z] = [input("x", "float32", [2, 2]), input("z", "float32", [2, 2])];
+    const [dx, dz] = gradients(sum(ops.mul(ops.after(x, ops.exp(z)), x)), [x, z]) as [Value, Value];
+    const used = nodesOf(
+      makeGraph(
+        "g",
+        [x, z],
+        [
+          ["dx", dx],
+          ["dz", dz],
+        ],
+      ),
+    ).map((node) => node.op);
+    expect(used).not.toContain("Pad");
+  });
+
   test("stopGradient, and customVjp for a derivative of one's own", async () => {
     const x = input("x", "float64", [2]);
     const stopped = gradients(sum(ops.mul(ops.stopGradient(x), x)), [x]);

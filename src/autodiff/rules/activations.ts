@@ -37,6 +37,9 @@ export const activations: VjpTable = {
     return ops.add(ramp, mask(ops.greaterOrEqual(x, 3), x));
   }),
   Softplus: pointwise((x) => ops.sigmoid(x)),
+  Shrink: pointwise((x, _, { node }) =>
+    mask(ops.greater(ops.abs(x), floatAttr(node.attrs, "lambd", 0.5)), x),
+  ),
   /** y = x/(1+|x|), so 1-|y| = 1/(1+|x|). */
   Softsign: pointwise((_, y) => ops.square(ops.sub(1, ops.abs(y)))),
   Mish: pointwise((x) => {

@@ -53,6 +53,7 @@ const cases: Case[] = [
   unary("ThresholdedRelu", undefined, { alpha: f(0.5) }),
   unary("HardSigmoid"),
   unary("HardSigmoid", undefined, { alpha: f(0.25), beta: f(0.375) }),
+  unary("Shrink", undefined, { lambd: f(1), bias: f(0.25) }),
   ...["HardSwish", "Mish", "Softsign"].map((name) => unary(name)),
   ["Swish", [line()], (x) => op("Swish", [x], { alpha: f(0.5) }), { lower: ["Swish"] }],
   ["silu", [line()], (x) => ops.silu(x)],
@@ -167,6 +168,24 @@ test("Clip, with constant, missing and differentiated bounds", async () => {
   await check({
     operands: bounds,
     build: (x, low, high) => ops.clip(x as Value, low as Value, high as Value),
+  });
+});
+
+test("operators of diffusion models", async () => {
+  const named =
+    (name: string) =>
+    (...values: Value[]) =>
+      op(name, values, {}, { domain: "com.microsoft" });
+  const x: Operand = { shape: [2, 3, 4] };
+  await check({
+    operands: [x, { shape: [4] }],
+    build: named("BiasSplitGelu"),
+    lower: ["com.microsoft.BiasSplitGelu"],
+  });
+  await check({
+    operands: [x, { shape: [4] }, x],
+    build: named("BiasAdd"),
+    lower: ["com.microsoft.BiasAdd"],
   });
 });
 

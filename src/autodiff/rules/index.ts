@@ -8,6 +8,7 @@ import { indexing } from "./indexing.js";
 import { linear } from "./linear.js";
 import { markers } from "./markers.js";
 import { normalization } from "./normalization.js";
+import { quantizedProducts } from "./quantized.js";
 import { reductions } from "./reduce.js";
 import { shapes } from "./shape.js";
 import { stops } from "./stops.js";
@@ -20,6 +21,7 @@ export const vjpRules: ReadonlyMap<string, VjpRule> = new Map(
     ...activations,
     ...einsums,
     ...windows,
+    ...quantizedProducts,
     ...linear,
     ...shapes,
     ...reductions,

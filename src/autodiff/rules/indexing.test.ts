@@ -1,5 +1,5 @@
 import { describe, test } from "vitest";
-import { op, ops, type Value } from "../../graph/index.js";
+import { type Attrs, op, ops, type Value } from "../../graph/index.js";
 import { createSession } from "../../runtime/index.js";
 import { checkGradients, type GradientCase, type Operand } from "../testing/finite-differences.js";
 
@@ -78,6 +78,16 @@ describe.each(["none", "add", "mul", "max", "min"] as const)("scatter with reduc
       build,
     });
   });
+});
+
+test("Compress, along an axis and of the flattened data", async () => {
+  const kept: Operand = { shape: [3], values: [1, 0, 1], dtype: "bool" };
+  const along = (attrs: Attrs) => squared((x, c) => op("Compress", [x, c], attrs));
+  const lower = ["Compress"];
+  await check({ operands: [data, kept], build: along({ axis: { i: -2 } }), lower });
+  await check({ operands: [data, kept], build: along({}), lower });
+  const known = ops.cast(ops.ints([1, 0, 1]), "bool");
+  await check({ operands: [data], build: (x) => ops.exp(op("Compress", [x, known], { axis: { i: 0 } })) });
 });
 
 test("ReverseSequence", async () => {

@@ -37,6 +37,8 @@ const slice: VjpRule = ({ dy, inputs, node }) => {
     Value | undefined,
     Value | undefined,
   ];
+  // An empty slice (a sequencing edge) has nothing to give back.
+  if (dy.shape.includes(0)) return [];
   const from = numbersOf(starts);
   const count = Number(starts.shape[0] ?? 1);
   const axes = numbersOf(axesInput) ?? [...Array(count).keys()];

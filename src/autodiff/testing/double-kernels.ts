@@ -59,6 +59,11 @@ const definitions: Readonly<Record<string, Definition>> = {
   ThresholdedRelu: (x, node) => ops.where(ops.greater(x, alpha(node, 1)), x, 0),
   HardSigmoid: (x, node) => hardSigmoid(x, alpha(node, 0.2), floatAttr(node.attrs, "beta", 0.5)),
   HardSwish: (x) => ops.mul(x, hardSigmoid(x, 1 / 6, 0.5)),
+  Shrink: (x, node) => {
+    const [limit, bias] = [floatAttr(node.attrs, "lambd", 0.5), floatAttr(node.attrs, "bias", 0)];
+    const below = ops.where(ops.less(x, -limit), ops.add(x, bias), 0);
+    return ops.where(ops.greater(x, limit), ops.sub(x, bias), below);
+  },
   Mish: (x, node, inputs) => ops.mul(x, ops.tanh(softplus(x, node, inputs))),
   Softsign: (x) => ops.div(x, ops.add(ops.abs(x), 1)),
   PRelu: (x, _, inputs) => ops.where(ops.less(x, 0), ops.mul(x, inputs[1] as Value), x),

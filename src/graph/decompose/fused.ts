@@ -1,6 +1,7 @@
-import { makeNode } from "../create.js";
-import { dimDiv, dimMul } from "../dims.js";
+import { makeNode, op } from "../create.js";
+import { dimDiv, dimMul, normalAxis } from "../dims.js";
 import { floatAttr, intAttr, stringAttr } from "../infer/types.js";
+import { numbersOf } from "../ints.js";
 import * as ops from "../ops/index.js";
 import type { Dim, Value } from "../types.js";
 import type { Decomposition, DecompositionTable } from "./types.js";
@@ -59,16 +60,13 @@ const spaceToDepth: Decomposition = ([value], node) => {
 
 /** The rows whose condition is true; without an axis, of the flattened data. */
 const compress: Decomposition = ([x, condition], node) => {
-  const rows = ops.squeeze(op("NonZero", [condition]), 0);
+  const known = numbersOf(condition);
+  const rows = known
+    ? ops.ints(known.flatMap((keep, row) => (keep === 0 ? [] : [row])))
+    : ops.squeeze(op("NonZero", [condition]), 0);
   const data = node.attrs.axis ? (x as Value) : ops.reshape(x as Value, [-1]);
   const axis = normalAxis(intAttr(node.attrs, "axis", 0), data.shape.length, "Compress");
-  const picked = ops.gather(data, rows, axis);
-  const { shape } = node.outputs[0] as Value;
-  return [
-    picked.shape.every((dim, at) => dim === shape[at])
-      ? picked
-      : ops.reshape(picked, picked.shape.with(axis, -1)),
-  ];
+  return [ops.gather(data, rows, axis)];
 };
 
 export const fused: DecompositionTable = {

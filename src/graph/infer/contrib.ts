@@ -120,7 +120,7 @@ const compress: InferRule = (context) => {
   const known = intsOf(condition);
   const count: Dim = known?.every((dim) => typeof dim === "number")
     ? known.filter((dim) => dim !== 0).length
-    : `kept_${condition.id}`;
+    : `nonzero_${condition.id}`;
   if (!context.attrs.axis) return [like(x, [count])];
   const raw = intAttr(context.attrs, "axis", 0);
   const axis = raw < 0 ? raw + x.shape.length : raw;
