@@ -47,9 +47,9 @@ function answer(
   response: ServerResponse,
   files: Map<string, Buffer>,
   state: Pick<FakeHub, "reads" | "cuts" | "damage">,
-): void {
+): unknown {
   const json = (value: unknown, status = 200) => {
-    response.writeHead(status, { "content-type": "application/json" }).end(JSON.stringify(value));
+    return response.writeHead(status, { "content-type": "application/json" }).end(JSON.stringify(value));
   };
   const path = new URL(String(request.url), "http://hub").pathname;
   if (path === `/api/models/${ID}/revision/main`)
@@ -71,8 +71,8 @@ function answer(
   });
   const probe = to - from === 1;
   const cut = name === WEIGHTS && !probe ? state.cuts.shift() : undefined;
-  if (cut === undefined) return void response.end(bytes.subarray(from, to));
-  response.write(bytes.subarray(from, from + cut), () => setTimeout(() => response.destroy(), 50));
+  if (cut === undefined) return response.end(bytes.subarray(from, to));
+  return response.write(bytes.subarray(from, from + cut), () => setTimeout(() => response.destroy(), 50));
 }
 
 function entry(path: string, bytes: Buffer) {

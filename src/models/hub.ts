@@ -158,6 +158,7 @@ function sharedFolder(job: Job): string {
   return joinPath(root, `models--${job.id.replaceAll("/", "--")}`);
 }
 
+/** Loaded on demand: programs that open local models never pay for the client, nor do bundles for the browser. */
 const hub = () => import("@huggingface/hub");
 
 async function commitOf(job: Job): Promise<string> {

@@ -1,7 +1,7 @@
 import { basename, dirname, fileExists, joinPath, listDir, stat } from "#io";
 import { TunesmithError } from "../errors/index.js";
 import { loadWeights, readJson } from "./checkpoint.js";
-import type { HubOptions } from "./hub.js";
+import { downloadModel, type HubOptions } from "./hub.js";
 import { findLlama2c, loadLlama2c } from "./llama2c.js";
 import { loadOnnxLm } from "./onnx-lm.js";
 import { causalLm } from "./registry.js";
@@ -36,8 +36,6 @@ export async function loadModel(pathOrId: string, options: LoadOptions = {}): Pr
   const [, id, revision] = HUB_ID.exec(pathOrId) ?? [];
   const isFileName = /\.(onnx|bin|safetensors|json|gguf|pt|pth)$/.test(pathOrId);
   if (id && !isFileName) {
-    // Loaded on demand: programs that open local models never pay for the hub client.
-    const { downloadModel } = await import("./hub.js");
     return loadPath(await downloadModel(id, { ...options, ...(revision ? { revision } : {}) }));
   }
   throw new TunesmithError("file-not-found", `${pathOrId}: no such file or folder`, {

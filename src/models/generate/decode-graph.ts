@@ -22,13 +22,17 @@ export function decodeGraph(model: CausalLm): Graph {
     positions: input("positions", "int64", ["batch", "length"]),
     segments: input("segments", "int32", ["batch", "length"]),
     past: {
-      layers: Array.from({ length: layers }, (_, at): KeyValue => ({ key: cache(at, "key"), value: cache(at, "value") })),
+      layers: Array.from(
+        { length: layers },
+        (_, at): KeyValue => ({ key: cache(at, "key"), value: cache(at, "value") }),
+      ),
       positions: pastPositions,
       segments: input("past.segments", "int32", ["batch", "past"]),
     },
   };
   const outputs = model.build(inputs);
-  const pastLength = makeNode("Shape", [pastPositions], { start: { i: 1 }, end: { i: 2 } }).outputs[0] as Value;
+  const pastLength = makeNode("Shape", [pastPositions], { start: { i: 1 }, end: { i: 2 } })
+    .outputs[0] as Value;
   const fresh = (present: Value) =>
     makeNode("Slice", [present, pastLength, ops.ints([MAX_END]), ops.ints([2])]).outputs[0] as Value;
   const named: [string, Value][] = outputs.present.flatMap(({ key, value }, layer): [string, Value][] => [

@@ -63,8 +63,16 @@ function leftPadded(prompts: readonly (readonly number[])[]): Columns {
   const tokens = prompts.flatMap((ids) => [...new Array<number>(length - ids.length).fill(0), ...ids]);
   return {
     ids: tensor("int64", shape, tokens),
-    positions: tensor("int64", shape, places.map((at) => Math.max(at, 0))),
-    segments: tensor("int32", shape, places.map((at) => (at < 0 ? PADDING : TEXT))),
+    positions: tensor(
+      "int64",
+      shape,
+      places.map((at) => Math.max(at, 0)),
+    ),
+    segments: tensor(
+      "int32",
+      shape,
+      places.map((at) => (at < 0 ? PADDING : TEXT)),
+    ),
   };
 }
 
@@ -77,7 +85,11 @@ function oneColumn(ids: readonly number[], lengths: number[]): Columns {
   return {
     ids: tensor("int64", shape, ids),
     positions: tensor("int64", shape, positions),
-    segments: tensor("int32", shape, ids.map(() => TEXT)),
+    segments: tensor(
+      "int32",
+      shape,
+      ids.map(() => TEXT),
+    ),
   };
 }
 
@@ -92,7 +104,10 @@ interface Cache {
  */
 function createCache(model: CausalLm, batch: number): Cache {
   const { kvHeads, headDim, layers } = model.sizes;
-  const names = Array.from({ length: layers }, (_, at) => [cacheName(at, "key"), cacheName(at, "value")]).flat();
+  const names = Array.from({ length: layers }, (_, at) => [
+    cacheName(at, "key"),
+    cacheName(at, "value"),
+  ]).flat();
   let used = 0;
   // One unused column rather than none: not every backend takes tensors without elements.
   let capacity = 1;
@@ -105,7 +120,14 @@ function createCache(model: CausalLm, batch: number): Cache {
     blocks = new Map(
       [...blocks].map(([name, old]) => {
         const fresh = new Float32Array(batch * kvHeads * larger * headDim);
-        copyRows(old, fresh, { rows: batch * kvHeads, width: headDim, from: capacity, to: larger, at: 0, count: used });
+        copyRows(old, fresh, {
+          rows: batch * kvHeads,
+          width: headDim,
+          from: capacity,
+          to: larger,
+          at: 0,
+          count: used,
+        });
         return [name, fresh] as const;
       }),
     );

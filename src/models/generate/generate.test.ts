@@ -36,7 +36,9 @@ describe.each(names)("%s", (name) => {
     const single = await generator.generate(prompt, { maxTokens: output.length });
     expect(single).toEqual({ text: "", ids: output, stopReason: "length" });
     // Rows of different lengths do not disturb each other.
-    const rows = await generator.generateBatch([[3], prompt, prompt.slice(0, 2)], { maxTokens: output.length });
+    const rows = await generator.generateBatch([[3], prompt, prompt.slice(0, 2)], {
+      maxTokens: output.length,
+    });
     expect(rows[1]?.ids).toEqual(output);
     expect(rows[0]?.ids).toEqual((await generator.generate([3], { maxTokens: output.length })).ids);
     await generator.close();
@@ -135,7 +137,8 @@ test("text ends at end tokens and at the longest position", async () => {
 
 test("sampling is reproducible by seed and differs between seeds and rows", async () => {
   const generator = await createGenerator(await llama());
-  const run = async (seed: number) => (await generator.generate([5], { maxTokens: 12, temperature: 1, seed })).ids;
+  const run = async (seed: number) =>
+    (await generator.generate([5], { maxTokens: 12, temperature: 1, seed })).ids;
   expect(await run(1)).toEqual(await run(1));
   expect(await run(1)).not.toEqual(await run(2));
   const [a, b] = await generator.generateBatch([[5], [5]], { maxTokens: 12, temperature: 1, seed: 1 });
@@ -151,14 +154,17 @@ test("cancelling gives back what was generated", async () => {
     if (seen.length === 3) controller.abort();
   };
   const seen: number[] = [];
-  const error = await failure(generate(await llama(), [5], { maxTokens: 50, onToken, signal: controller.signal }));
+  const error = await failure(
+    generate(await llama(), [5], { maxTokens: 50, onToken, signal: controller.signal }),
+  );
   expect(error.code).toBe("cancelled");
   expect((error.details.partial as { ids: number[] }[])[0]?.ids).toEqual(seen);
 });
 
 test("bad options, bad prompts and a model that gives NaN are typed errors", async () => {
   const model = await llama();
-  const code = async (prompt: string | number[], options = {}) => (await failure(generate(model, prompt, options))).code;
+  const code = async (prompt: string | number[], options = {}) =>
+    (await failure(generate(model, prompt, options))).code;
   expect(await code([5], { topP: 0 })).toBe("config-invalid");
   expect(await code([5], { maxTokens: 0 })).toBe("config-invalid");
   expect(await code([], {})).toBe("data-invalid");

@@ -12,9 +12,15 @@ export type StopReason = "end" | "stop" | "length" | "context";
 /** Settings of a generation that can be written in a file or as flags. */
 export const generateSchema = samplingSchema.extend({
   maxTokens: z.number().int().min(1).default(128).describe("most tokens to generate"),
-  stop: z.array(z.string().min(1)).default([]).describe("texts that end the generation; they are not given out"),
+  stop: z
+    .array(z.string().min(1))
+    .default([])
+    .describe("texts that end the generation; they are not given out"),
   seed: z.union([z.number(), z.string()]).default(0).describe("same seed, same text"),
-  stopIds: z.array(z.number().int()).optional().describe("tokens that end the generation; default: the model's end tokens"),
+  stopIds: z
+    .array(z.number().int())
+    .optional()
+    .describe("tokens that end the generation; default: the model's end tokens"),
 });
 
 export type GenerateOptions = z.input<typeof generateSchema> & {
@@ -95,7 +101,11 @@ export async function createGenerator(model: CausalLm, session: SessionOptions =
  * const { text, stopReason } = await generate(model, "Once upon a time", { maxTokens: 50, stop: ["\n\n"] });
  * ```
  */
-export async function generate(model: CausalLm, prompt: Prompt, options: GenerateOptions = {}): Promise<Generation> {
+export async function generate(
+  model: CausalLm,
+  prompt: Prompt,
+  options: GenerateOptions = {},
+): Promise<Generation> {
   const generator = await createGenerator(model);
   try {
     return await generator.generate(prompt, options);
@@ -122,9 +132,13 @@ function startRows(model: CausalLm, prompts: readonly Prompt[], options: Generat
   const parsed = generateSchema.safeParse(options);
   if (!parsed.success) {
     const issue = parsed.error.issues[0];
-    throw new TunesmithError("config-invalid", `generation option '${issue?.path.join(".")}': ${issue?.message}`, {
-      fix: "correct the option",
-    });
+    throw new TunesmithError(
+      "config-invalid",
+      `generation option '${issue?.path.join(".")}': ${issue?.message}`,
+      {
+        fix: "correct the option",
+      },
+    );
   }
   return prompts.map((prompt, index) => startRow(model, prompt, parsed.data, index));
 }

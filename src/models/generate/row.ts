@@ -1,3 +1,4 @@
+import type { z } from "zod";
 import { TunesmithError } from "../../errors/index.js";
 import { rng } from "../../runtime/random/index.js";
 import type { DecodeStream } from "../tokenizer/index.js";
@@ -5,7 +6,6 @@ import type { CausalLm } from "../types.js";
 import type { Generation, generateSchema, Prompt, StopReason } from "./generate.js";
 import { chooseToken } from "./sampling.js";
 import { stopMatcher } from "./stop.js";
-import type { z } from "zod";
 
 type Settings = z.output<typeof generateSchema>;
 
@@ -16,7 +16,10 @@ export interface Row {
   last(): number;
   ended(): boolean;
   /** Chooses a token; gives it (none for an end token) and the text that is now certain. */
-  advance(logits: Float32Array, maxPositions: number): { readonly id: number | undefined; readonly text: string };
+  advance(
+    logits: Float32Array,
+    maxPositions: number,
+  ): { readonly id: number | undefined; readonly text: string };
   result(): Generation;
 }
 
@@ -83,22 +86,34 @@ const needsTokenizer = (what: string) =>
 function checkPrompt(model: CausalLm, ids: readonly number[]): void {
   const { vocabSize, maxPositions } = model.sizes;
   if (ids.length === 0) {
-    throw new TunesmithError("data-invalid", "the prompt is empty, and the model has no token that begins a text", {
-      fix: "give at least one token",
-    });
+    throw new TunesmithError(
+      "data-invalid",
+      "the prompt is empty, and the model has no token that begins a text",
+      {
+        fix: "give at least one token",
+      },
+    );
   }
   const bad = ids.find((id) => !Number.isInteger(id) || id < 0 || id >= vocabSize);
   if (bad !== undefined) {
-    throw new TunesmithError("data-invalid", `the prompt has token ${bad}; the model knows 0 to ${vocabSize - 1}`, {
-      fix: "encode it with the model's own tokenizer",
-      details: { id: bad, vocabSize },
-    });
+    throw new TunesmithError(
+      "data-invalid",
+      `the prompt has token ${bad}; the model knows 0 to ${vocabSize - 1}`,
+      {
+        fix: "encode it with the model's own tokenizer",
+        details: { id: bad, vocabSize },
+      },
+    );
   }
   if (ids.length > maxPositions) {
-    throw new TunesmithError("data-invalid", `the prompt has ${ids.length} tokens; the model was made for ${maxPositions}`, {
-      fix: "shorten it",
-      details: { length: ids.length, maxPositions },
-    });
+    throw new TunesmithError(
+      "data-invalid",
+      `the prompt has ${ids.length} tokens; the model was made for ${maxPositions}`,
+      {
+        fix: "shorten it",
+        details: { length: ids.length, maxPositions },
+      },
+    );
   }
 }
 

@@ -1,7 +1,15 @@
 import { expect, test } from "vitest";
 import { TunesmithError } from "../../errors/index.js";
 import { rng } from "../../runtime/random/index.js";
-import { argMax, candidatesOf, chooseToken, distribution, nucleus, repetitionPenalty, samplingSchema } from "./sampling.js";
+import {
+  argMax,
+  candidatesOf,
+  chooseToken,
+  distribution,
+  nucleus,
+  repetitionPenalty,
+  samplingSchema,
+} from "./sampling.js";
 import { stopMatcher } from "./stop.js";
 
 const LOGITS = Float32Array.of(1.5, -0.5, 3, 2.5, 0, -2, 2.75, 0.25);
@@ -14,16 +22,32 @@ test("the repetition penalty is transformers': positive logits are divided, nega
 
 // Probabilities that transformers' logits processors, in its order, give for PENALISED.
 test.each([
-  [{ temperature: 0.7, topK: 5, topP: 0.8 }, { 2: 0.167721, 3: 0.342609, 6: 0.48967 }],
-  [{ temperature: 1.3, topP: 0.6 }, { 2: 0.235316, 3: 0.345691, 6: 0.418993 }],
-  [{ temperature: 0.9, minP: 0.2 }, { 0: 0.102134, 2: 0.178011, 3: 0.310257, 6: 0.409598 }],
-  [{ temperature: 1, topK: 3 }, { 2: 0.209832, 3: 0.345954, 6: 0.444214 }],
+  [
+    { temperature: 0.7, topK: 5, topP: 0.8 },
+    { 2: 0.167721, 3: 0.342609, 6: 0.48967 },
+  ],
+  [
+    { temperature: 1.3, topP: 0.6 },
+    { 2: 0.235316, 3: 0.345691, 6: 0.418993 },
+  ],
+  [
+    { temperature: 0.9, minP: 0.2 },
+    { 0: 0.102134, 2: 0.178011, 3: 0.310257, 6: 0.409598 },
+  ],
+  [
+    { temperature: 1, topK: 3 },
+    { 2: 0.209832, 3: 0.345954, 6: 0.444214 },
+  ],
   [{ temperature: 1, topP: 0.05 }, { 6: 1 }],
-  [{ temperature: 2, topK: 6, topP: 0.9, minP: 0.4 }, { 0: 0.172384, 2: 0.221346, 3: 0.284214, 6: 0.322056 }],
+  [
+    { temperature: 2, topK: 6, topP: 0.9, minP: 0.4 },
+    { 0: 0.172384, 2: 0.221346, 3: 0.284214, 6: 0.322056 },
+  ],
 ])("%o leaves the tokens that transformers leaves", (options, expected) => {
   const left = distribution(Float32Array.from(PENALISED), samplingSchema.parse(options));
   expect(left.map(({ id }) => id).sort((a, b) => a - b)).toEqual(Object.keys(expected).map(Number));
-  for (const { id, probability } of left) expect(probability).toBeCloseTo((expected as Record<number, number>)[id] ?? 0, 5);
+  for (const { id, probability } of left)
+    expect(probability).toBeCloseTo((expected as Record<number, number>)[id] ?? 0, 5);
 });
 
 test("ties: greedy takes the first, top-k keeps them all", () => {
@@ -33,7 +57,15 @@ test("ties: greedy takes the first, top-k keeps them all", () => {
 });
 
 test("top-p keeps at least one token", () => {
-  expect(nucleus([{ id: 4, probability: 0.9 }, { id: 1, probability: 0.1 }], 1e-9)).toEqual([{ id: 4, probability: 0.9 }]);
+  expect(
+    nucleus(
+      [
+        { id: 4, probability: 0.9 },
+        { id: 1, probability: 0.1 },
+      ],
+      1e-9,
+    ),
+  ).toEqual([{ id: 4, probability: 0.9 }]);
 });
 
 test("tokens come as often as their probability says", () => {
@@ -46,7 +78,8 @@ test("tokens come as often as their probability says", () => {
     counts[id] = (counts[id] ?? 0) + 1;
   }
   // Three standard deviations of a share of one half are 0.024.
-  for (const [id, share] of [0.5, 0.3, 0.2].entries()) expect(Math.abs((counts[id] ?? 0) / 4000 - share)).toBeLessThan(0.024);
+  for (const [id, share] of [0.5, 0.3, 0.2].entries())
+    expect(Math.abs((counts[id] ?? 0) / 4000 - share)).toBeLessThan(0.024);
 });
 
 test.each([

@@ -4,11 +4,29 @@ import type { Rng } from "../../runtime/random/index.js";
 
 /** How the next token is chosen from the logits. */
 export const samplingSchema = z.object({
-  temperature: z.number().min(0).default(0).describe("0 takes the likeliest token; 1 samples from the model as it is"),
+  temperature: z
+    .number()
+    .min(0)
+    .default(0)
+    .describe("0 takes the likeliest token; 1 samples from the model as it is"),
   topK: z.number().int().min(1).optional().describe("sample among this many likeliest tokens"),
-  topP: z.number().gt(0).max(1).optional().describe("sample among the likeliest tokens that together have this probability"),
-  minP: z.number().min(0).max(1).optional().describe("drop tokens less likely than this fraction of the likeliest"),
-  repetitionPenalty: z.number().gt(0).default(1).describe("above 1 makes tokens that were there already less likely"),
+  topP: z
+    .number()
+    .gt(0)
+    .max(1)
+    .optional()
+    .describe("sample among the likeliest tokens that together have this probability"),
+  minP: z
+    .number()
+    .min(0)
+    .max(1)
+    .optional()
+    .describe("drop tokens less likely than this fraction of the likeliest"),
+  repetitionPenalty: z
+    .number()
+    .gt(0)
+    .default(1)
+    .describe("above 1 makes tokens that were there already less likely"),
 });
 export type SamplingOptions = z.input<typeof samplingSchema>;
 export type Sampling = z.output<typeof samplingSchema>;
@@ -27,7 +45,12 @@ export type Sampling = z.output<typeof samplingSchema>;
  * const id = chooseToken(Float32Array.of(0.1, 2, 1.5), [], sampling, rng(1)); // 1 or 2
  * ```
  */
-export function chooseToken(logits: Float32Array, seen: Iterable<number>, sampling: Sampling, random: Rng): number {
+export function chooseToken(
+  logits: Float32Array,
+  seen: Iterable<number>,
+  sampling: Sampling,
+  random: Rng,
+): number {
   checkLogits(logits);
   const penalised = repetitionPenalty(logits, seen, sampling.repetitionPenalty);
   return sampling.temperature === 0 ? argMax(penalised) : draw(distribution(penalised, sampling), random);
@@ -47,7 +70,8 @@ function checkLogits(logits: Float32Array): void {
   let possible = false;
   for (let id = 0; id < logits.length; id++) {
     const value = logits[id] as number;
-    if (Number.isNaN(value) || value === Number.POSITIVE_INFINITY) throw badLogits(`the logit of token ${id} is ${value}`);
+    if (Number.isNaN(value) || value === Number.POSITIVE_INFINITY)
+      throw badLogits(`the logit of token ${id} is ${value}`);
     possible ||= value > Number.NEGATIVE_INFINITY;
   }
   if (!possible) throw badLogits("no token is possible");
@@ -59,7 +83,11 @@ const badLogits = (what: string) =>
   });
 
 /** Divides positive logits of seen tokens by the penalty and multiplies negative ones (arXiv 1909.05858, as transformers). */
-export function repetitionPenalty(logits: Float32Array, seen: Iterable<number>, penalty: number): Float32Array {
+export function repetitionPenalty(
+  logits: Float32Array,
+  seen: Iterable<number>,
+  penalty: number,
+): Float32Array {
   if (penalty === 1) return logits;
   const result = logits.slice();
   for (const id of new Set(seen)) {
@@ -84,7 +112,8 @@ export interface Candidate {
 
 /** softmax(logits / temperature) over the `topK` largest (ties with the last one included), likeliest first. */
 export function candidatesOf(logits: Float32Array, temperature: number, topK = logits.length): Candidate[] {
-  const threshold = topK < logits.length ? (logits.toSorted()[logits.length - topK] as number) : Number.NEGATIVE_INFINITY;
+  const threshold =
+    topK < logits.length ? (logits.toSorted()[logits.length - topK] as number) : Number.NEGATIVE_INFINITY;
   const ids: number[] = [];
   logits.forEach((value, id) => {
     if (value >= threshold && value > Number.NEGATIVE_INFINITY) ids.push(id);
