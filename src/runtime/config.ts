@@ -13,10 +13,11 @@ export interface RuntimeConfig {
    */
   readonly wasmPaths?: string | URL | { readonly wasm?: WasmFiles; readonly webgpu?: WasmFiles };
   /**
-   * The worker script for sessions with `worker: true`. Unset: `web-worker.js` beside this library's own module,
-   * which Vite and webpack find and bundle by themselves; esbuild needs it as an entry point of its own.
+   * The worker scripts for sessions with `worker: true`. Unset: `web-worker-wasm.js` and `web-worker-webgpu.js` beside
+   * this library's own module; Vite and webpack find and bundle them by themselves, esbuild needs them as entry points
+   * (`tunesmith/dist/runtime/ort/web-worker-wasm.js`).
    */
-  readonly workerUrl?: string | URL;
+  readonly workerUrls?: { readonly wasm?: string | URL; readonly webgpu?: string | URL };
 }
 
 let config: RuntimeConfig = {};
@@ -30,14 +31,14 @@ let config: RuntimeConfig = {};
  * @example
  * ```ts
  * import { configureRuntime } from "tunesmith/runtime";
- * configureRuntime({ wasmPaths: "/assets/ort/", workerUrl: "/assets/web-worker.js" });
+ * configureRuntime({ wasmPaths: "/assets/ort/", workerUrls: { wasm: "/assets/web-worker-wasm.js" } });
  * ```
  */
 export function configureRuntime(changes: RuntimeConfig): void {
   for (const key of Object.keys(changes)) {
-    if (key === "wasmPaths" || key === "workerUrl") continue;
+    if (key === "wasmPaths" || key === "workerUrls") continue;
     throw new TunesmithError("config-invalid", `configureRuntime knows no setting '${key}'`, {
-      fix: "use wasmPaths or workerUrl",
+      fix: "use wasmPaths or workerUrls",
     });
   }
   config = { ...config, ...changes };

@@ -26,7 +26,10 @@ async function bundle() {
   mkdirSync(folder, { recursive: true });
   await build({
     ...common,
-    entryPoints: [join(here, "page.ts"), join(root, "src/runtime/ort/web-worker.ts")],
+    entryPoints: [
+      join(here, "page.ts"),
+      ...["wasm", "webgpu"].map((name) => join(root, `src/runtime/ort/web-worker-${name}.ts`)),
+    ],
     entryNames: "[name]",
     outdir: join(folder, "page"),
     platform: "browser",

@@ -43,8 +43,13 @@ export async function load(
 async function create(model: Uint8Array, locations: ReadonlySet<string>, options: SessionOptions) {
   const settings = webSettings(options);
   const data = await externalBytes(locations);
-  return options.worker ? openSessionInWorker(model, data, settings) : openSession(model, data, settings);
+  if (options.worker) return openSessionInWorker(model, data, settings);
+  return openSession(model, data, settings, loadOrt);
 }
+
+/** The plain build has no WebGPU, the other is twice its size: a page loads only what it uses. */
+const loadOrt = (backend: WebBackend) =>
+  backend === "webgpu" ? import("onnxruntime-web/webgpu") : import("onnxruntime-web/wasm");
 
 function webSettings(options: SessionOptions): WebSettings {
   const backend = webBackend(options);

@@ -52,5 +52,11 @@ export function ortError(error: unknown, doing: string): TunesmithError {
       },
     );
   }
-  return new TunesmithError("runtime-failed", `${doing}: ${text}`, { cause: error });
+  const missing = /no available backend found|dynamically imported module/i.test(text);
+  return new TunesmithError("runtime-failed", `${doing}: ${text}`, {
+    cause: error,
+    ...(missing
+      ? { fix: "serve onnxruntime-web's files, and say where with configureRuntime({ wasmPaths })" }
+      : {}),
+  });
 }

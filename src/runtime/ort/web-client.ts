@@ -3,7 +3,7 @@ import { type ErrorCode, TunesmithError } from "../../errors/index.js";
 import { runtimeConfig } from "../config.js";
 import type { OrtTensorParts } from "./convert.js";
 import type { ExternalData } from "./types.js";
-import type { WebSession, WebSettings } from "./web-session.js";
+import type { WebBackend, WebSession, WebSettings } from "./web-session.js";
 
 export type WorkerRequest = { readonly call: number; readonly id: number } & (
   | {
@@ -35,10 +35,11 @@ const clients = new Map<string, Ask>();
 let sessionCount = 0;
 
 /** One worker per backend and thread count serves all their sessions, one call after the other. */
-function client(key: string): Ask {
+function client(backend: WebBackend, threads: number): Ask {
+  const key = `${backend}-${threads}`;
   const known = clients.get(key);
   if (known) return known;
-  const worker = startWorker();
+  const worker = startWorker(backend);
   const pending = new Map<number, { resolve(value: Values): void; reject(error: unknown): void }>();
   let calls = 0;
   worker.onmessage = ({ data }: MessageEvent<WorkerReply>) => {
@@ -55,7 +56,7 @@ function client(key: string): Ask {
     clients.delete(key);
     const where = event.message ? `: ${event.message}` : " (its script could not be loaded)";
     const error = new TunesmithError("runtime-failed", `the runtime's worker failed${where}`, {
-      fix: "check that web-worker.js is served, or name it with configureRuntime({ workerUrl })",
+      fix: "check that the worker script is served, or name it with configureRuntime({ workerUrls })",
     });
     for (const entry of pending.values()) entry.reject(error);
     pending.clear();
@@ -71,11 +72,13 @@ function client(key: string): Ask {
   return ask;
 }
 
-function startWorker(): Worker {
-  const { workerUrl } = runtimeConfig();
-  if (workerUrl !== undefined) return new Worker(workerUrl, { type: "module", name: "tunesmith" });
-  // Written in one piece, because that is the form bundlers look for.
-  return new Worker(new URL("./web-worker.js", import.meta.url), { type: "module", name: "tunesmith" });
+function startWorker(backend: WebBackend): Worker {
+  const url = runtimeConfig().workerUrls?.[backend];
+  if (url !== undefined) return new Worker(url, { type: "module", name: "tunesmith" });
+  // Each written in one piece, because that is the form bundlers look for.
+  return backend === "webgpu"
+    ? new Worker(new URL("./web-worker-webgpu.js", import.meta.url), { type: "module", name: "tunesmith" })
+    : new Worker(new URL("./web-worker-wasm.js", import.meta.url), { type: "module", name: "tunesmith" });
 }
 
 /** `openSession` of web-session.ts, executed in a worker. */
@@ -84,7 +87,7 @@ export async function openSessionInWorker(
   data: readonly ExternalData[],
   settings: WebSettings,
 ): Promise<WebSession> {
-  const ask = client(`${settings.backend}-${settings.threads}`);
+  const ask = client(settings.backend, settings.threads);
   const id = ++sessionCount;
   await ask({ kind: "load", id, model, data, settings });
   return {

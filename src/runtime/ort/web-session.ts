@@ -1,4 +1,4 @@
-/** ONNX Runtime Web in the thread that imports this: the page, or the worker of `web-worker.ts`. */
+/** ONNX Runtime Web in the thread that imports this: the page, or a worker. */
 import type { InferenceSession } from "onnxruntime-web";
 import { TunesmithError } from "../../errors/index.js";
 import type { OrtTensorParts } from "./convert.js";
@@ -23,12 +23,14 @@ export interface WebSession {
   release(): Promise<void>;
 }
 
-type OrtWeb = typeof import("onnxruntime-web/wasm");
+export type OrtWeb = typeof import("onnxruntime-web/wasm");
+/** Gives the build of ONNX Runtime Web for a backend; who calls decides how it is loaded. */
+export type LoadOrt = (backend: WebBackend) => Promise<OrtWeb>;
 
 const engines = new Map<WebBackend, { readonly ort: Promise<OrtWeb>; readonly threads: number }>();
 
-/** The plain build has no WebGPU; the other is twice the size: a page loads only what it uses. */
-function engine(settings: WebSettings) {
+/** One engine per backend and thread of the program; its number of threads cannot change. */
+function engine(settings: WebSettings, loadOrt: LoadOrt): Promise<OrtWeb> {
   const { backend, threads } = settings;
   const running = engines.get(backend);
   if (running) {
@@ -41,14 +43,12 @@ function engine(settings: WebSettings) {
       },
     );
   }
-  const ort = (backend === "webgpu" ? import("onnxruntime-web/webgpu") : import("onnxruntime-web/wasm")).then(
-    (module) => {
-      module.env.wasm.numThreads = threads;
-      module.env.logLevel = "error";
-      if (settings.wasmPaths !== undefined) module.env.wasm.wasmPaths = settings.wasmPaths;
-      return module;
-    },
-  );
+  const ort = loadOrt(backend).then((module) => {
+    module.env.wasm.numThreads = threads;
+    module.env.logLevel = "error";
+    if (settings.wasmPaths !== undefined) module.env.wasm.wasmPaths = settings.wasmPaths;
+    return module;
+  });
   engines.set(backend, { ort, threads });
   return ort;
 }
@@ -70,8 +70,9 @@ export async function openSession(
   model: Uint8Array,
   data: readonly ExternalData[],
   settings: WebSettings,
+  loadOrt: LoadOrt,
 ): Promise<WebSession> {
-  const ort = await engine(settings);
+  const ort = await engine(settings, loadOrt);
   const options: InferenceSession.SessionOptions = {
     ...settings.session,
     externalData: data.map((entry) => ({ path: entry.location, data: entry.data })),
