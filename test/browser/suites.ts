@@ -154,17 +154,15 @@ function wasmTwoThreads(): void {
     const results = await Promise.all([1, 2, 3].map(() => evaluate(graph, feeds, options)));
     for (const result of results) await sameAsNode(result, "training", 1e-5);
   });
-  for (const size of [32_700, 40_000]) {
-    test(`a tensor of ${(size * size * 4) / 1e9} GB is an out-of-memory error, and the runtime goes on`, async () => {
-      const x = input("x", "float32", [size, 1]);
-      const large = ops.add(x, ops.transpose(x, [1, 0]));
-      const graph = makeGraph("large", [x], [["y", ops.reduceSum(ops.exp(large), undefined, false)]]);
-      const { code, message } = await failure(evaluate(graph, { x: noise(1, [size, 1]) }, options));
-      equal(code, "out-of-memory", message);
-      const { graph: small, feeds } = trainingGraph();
-      await sameAsNode(await evaluate(small, feeds, options), "training", 1e-5);
-    });
-  }
+  test("a tensor beyond the address space is an out-of-memory error, and the runtime goes on", async () => {
+    const x = input("x", "float32", [40_000, 1]);
+    const large = ops.add(x, ops.transpose(x, [1, 0]));
+    const graph = makeGraph("large", [x], [["y", ops.reduceSum(ops.exp(large), undefined, false)]]);
+    const { code, message } = await failure(evaluate(graph, { x: noise(1, [40_000, 1]) }, options));
+    equal(code, "out-of-memory", message);
+    const { graph: small, feeds } = trainingGraph();
+    await sameAsNode(await evaluate(small, feeds, options), "training", 1e-5);
+  });
 }
 
 async function ticksDuring(work: Promise<unknown>): Promise<{ ticks: number; milliseconds: number }> {
