@@ -169,6 +169,20 @@ export function cacheDir(): string {
   return "/cache/tunesmith";
 }
 
+/**
+ * A folder of files that came with a program, as a path: `url` is that of the folder, `names` the files needed. They are
+ * copied from the server, or from what the browser has kept of it. Throws as `openFile`.
+ */
+export async function assetFolder(url: URL, names: readonly string[]): Promise<string> {
+  const folder = joinPath(cacheDir(), "served", encodeURIComponent(url.href));
+  await makeDir(folder);
+  for (const name of names) {
+    const source = await openUrl(new URL(name, url));
+    await writeFileAtomic(joinPath(folder, name), sourceChunks(source));
+  }
+  return folder;
+}
+
 /** The absolute form of a path: this file system has no links. Throws `file-not-found`. */
 export async function realPath(path: string): Promise<string> {
   await stat(path);

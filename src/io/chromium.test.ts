@@ -79,6 +79,9 @@ async function scenario(fixtureUrl: string) {
     note: await io.readText(io.joinPath(folder, "note")),
     copied: (await io.stat(`${path}2`)).size,
     cpus: io.cpuCount(),
+    served: await io.sha256(
+      await io.readFile(io.joinPath(await io.assetFolder(new URL("./", fixtureUrl), ["fixture"]), "fixture")),
+    ),
   };
   await io.remove(folder);
   return { ...result, removed: !(await io.fileExists(folder)) };
@@ -128,6 +131,7 @@ test.skipIf(!existsSync(executablePath))(
         different: 0,
         row: [...(row.data as Float32Array)],
         sha256: await sha256(bytes),
+        served: await sha256(bytes),
         note: "older",
         copied: bytes.length,
         removed: true,

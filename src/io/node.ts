@@ -250,6 +250,16 @@ export function cacheDir(): string {
   return nodePath.join(base ?? nodePath.join(os.homedir(), ".cache"), "tunesmith");
 }
 
+/**
+ * A folder of files that came with a program, as a path: `url` is that of the folder, `names` the files needed. Throws
+ * `file-not-found` naming the file that is missing.
+ */
+export async function assetFolder(url: URL, names: readonly string[]): Promise<string> {
+  const folder = fileURLToPath(url);
+  for (const name of names) await stat(nodePath.join(folder, name));
+  return folder;
+}
+
 /** Joins and normalises path parts in the platform's notation. */
 export function joinPath(...parts: string[]): string {
   return nodePath.join(...parts);

@@ -60,6 +60,7 @@ export interface Io {
   copyFile(from: string, to: string): Promise<void>;
   tempDir(prefix?: string): Promise<string>;
   cacheDir(): string;
+  assetFolder(url: URL, names: readonly string[]): Promise<string>;
   joinPath(...parts: string[]): string;
   dirname(path: string): string;
   basename(path: string, suffix?: string): string;

@@ -13,6 +13,7 @@ export type { Adapter, AdapterSite } from "./adapter.js";
 export { checkFingerprint, type Fingerprint, fingerprint } from "./fingerprint.js";
 export { type LoraConfig, lora, loraMethod } from "./lowrank/lora.js";
 export { merge } from "./merge.js";
+export { type FullConfig, freeze, fullSchema, isUnfrozen, type UnfrozenLm, unfreeze } from "./full.js";
 export type {
   Adaptation,
   InitContext,

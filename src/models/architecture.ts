@@ -1,5 +1,6 @@
 import type { z } from "zod";
 import type { LmInputs, LmOutputs, LmSizes } from "./types.js";
+import type { WeightSpec } from "./weight-specs.js";
 import type { WeightReader } from "./weights.js";
 
 /** One file per family of checkpoints: how to read its config and lay its graph. See CONTRIBUTING.md for the recipe. */
@@ -17,5 +18,7 @@ export interface ArchitectureDefinition<Config extends Record<string, unknown>> 
   readonly ignored: RegExp;
   sizes(config: Config): LmSizes;
   tied(config: Config): boolean;
+  /** Every tensor of a checkpoint of this config, a tied head left out; for training from scratch. */
+  weightSpecs(config: Config): WeightSpec[];
   build(config: Config, weights: WeightReader, inputs: LmInputs): LmOutputs;
 }

@@ -88,6 +88,37 @@ function build(config: Config, weights: WeightReader, inputs: LmInputs): LmOutpu
 }
 
 /** GPT-2 (`model_type: gpt2`). */
+const isTied = (config: Config) => config.tie_word_embeddings !== false;
+
+/** Matrices are stored `[in, out]`. */
+function weightSpecs(config: Config): WeightSpec[] {
+  const { n_embd: width, vocab_size: vocab, n_positions: positions } = config;
+  const inner = config.n_inner ?? 4 * width;
+  const norm = (name: string): WeightSpec[] => [
+    { name: `${name}.weight`, shape: [width], init: "ones" },
+    { name: `${name}.bias`, shape: [width], init: "zeros" },
+  ];
+  const map = (name: string, rows: number, columns: number, init: "normal" | "residual"): WeightSpec[] => [
+    { name: `${name}.weight`, shape: [rows, columns], init },
+    { name: `${name}.bias`, shape: [columns], init: "zeros" },
+  ];
+  const block = (path: string) => [
+    ...norm(`${path}.ln_1`),
+    ...map(`${path}.attn.c_attn`, width, 3 * width, "normal"),
+    ...map(`${path}.attn.c_proj`, width, width, "residual"),
+    ...norm(`${path}.ln_2`),
+    ...map(`${path}.mlp.c_fc`, width, inner, "normal"),
+    ...map(`${path}.mlp.c_proj`, inner, width, "residual"),
+  ];
+  return [
+    { name: "transformer.wte.weight", shape: [vocab, width], init: "normal" },
+    { name: "transformer.wpe.weight", shape: [positions, width], init: "normal" },
+    ...Array.from({ length: config.n_layer }, (_, layer) => block(`transformer.h.${layer}`)).flat(),
+    ...norm("transformer.ln_f"),
+    ...(isTied(config) ? [] : linearSpecs("lm_head", [width, vocab])),
+  ];
+}
+
 export const gpt2: ArchitectureDefinition<Config> = {
   modelTypes: ["gpt2"],
   schema,
@@ -104,6 +135,7 @@ export const gpt2: ArchitectureDefinition<Config> = {
     headDim: config.n_embd / config.n_head,
     maxPositions: config.n_positions,
   }),
-  tied: (config) => config.tie_word_embeddings !== false,
+  tied: isTied,
+  weightSpecs,
   build,
 };

@@ -1,12 +1,19 @@
 export type { ArchitectureDefinition } from "./architecture.js";
 export { loadWeights, readJson } from "./checkpoint.js";
+export { defaultModelPath } from "./default-model.js";
 export { dropout, dropoutOf } from "./dropout.js";
 export { inputsOf, parameterFeeds } from "./feeds.js";
-export { isModelFolder, loadFolder, modelName } from "./load.js";
+export * from "./generate/index.js";
+export { type DownloadProgress, downloadModel, type HubOptions } from "./hub.js";
+export { type InitOptions, initModel } from "./init.js";
+export { findLlama2c, loadLlama2c } from "./llama2c.js";
+export { isModelFolder, type LoadOptions, loadFolder, loadModel, modelName } from "./load.js";
+export { loadOnnxLm } from "./onnx-lm.js";
 export { logitsOf, probeIds, probeOutputs, staticInputs } from "./probe.js";
 export { architectures, type BuildOptions, causalLm } from "./registry.js";
 export { rewriteOutputs } from "./rewrite.js";
 export { type Orientation, type Site, siteOf, sitesOf } from "./sites.js";
+export { type SavedModel, type SaveModelOptions, saveModel } from "./save.js";
 export * from "./tokenizer/index.js";
 export type {
   CausalLm,
@@ -20,3 +27,4 @@ export type {
 } from "./types.js";
 export { tokenAxes } from "./types.js";
 export { nearest } from "./weights.js";
+export type { WeightInit, WeightSpec } from "./weight-specs.js";

@@ -37,6 +37,8 @@ const schema = z.looseObject({
   final_logit_softcapping: z.number().nullish(),
   tie_word_embeddings: z.boolean().nullish(),
 });
+  attention_bias: z.boolean().nullish(),
+  mlp_bias: z.boolean().nullish(),
 type Config = z.infer<typeof schema>;
 
 /** What sets the members of the family apart; everything else they share, or their config says. */
@@ -48,6 +50,8 @@ interface Variant {
   /** RMSNorm over each query and key head. */
   readonly headNorms: boolean;
   /** How layers alternate between sliding and full attention when the config does not list it. */
+  /** Biases on queries, keys and values whatever the config says. */
+  readonly queryBias: boolean;
   readonly window: "none" | "all" | "upper" | "alternate" | "pattern";
   readonly tiedByDefault: boolean;
 }
@@ -57,12 +61,13 @@ const plain: Variant = {
   postNorms: false,
   headNorms: false,
   window: "none",
+  queryBias: false,
   tiedByDefault: false,
 };
 const VARIANTS: Readonly<Record<string, Variant>> = {
   llama: plain,
   mistral: { ...plain, window: "all" },
-  qwen2: { ...plain, window: "upper" },
+  qwen2: { ...plain, window: "upper", queryBias: true },
   qwen3: { ...plain, window: "upper", headNorms: true },
   gemma: { ...plain, gemma: true, tiedByDefault: true },
   gemma2: { ...plain, gemma: true, postNorms: true, window: "alternate", tiedByDefault: true },
@@ -71,6 +76,7 @@ const VARIANTS: Readonly<Record<string, Variant>> = {
     postNorms: true,
     headNorms: true,
     window: "pattern",
+    queryBias: false,
     tiedByDefault: true,
   },
 };
@@ -223,6 +229,48 @@ function build(config: Config, weights: WeightReader, inputs: LmInputs): LmOutpu
 }
 
 /** Llama and its relatives: Llama 1-3, Mistral, Qwen2, Qwen3, SmolLM, Gemma 1-3 (text). */
+const isTied = (config: Config) => config.tie_word_embeddings ?? variantOf(config).tiedByDefault;
+
+function weightSpecs(config: Config): WeightSpec[] {
+  const { hidden_size: width, intermediate_size: inner, num_attention_heads: heads } = config;
+  const dim = headDim(config);
+  const kvWidth = (config.num_key_value_heads ?? heads) * dim;
+  const { gemma, postNorms, headNorms, queryBias } = variantOf(config);
+  const norm = (name: string, size = width): WeightSpec => ({
+    name: `${name}.weight`,
+    shape: [size],
+    init: gemma ? "zeros" : "ones",
+  });
+  const bias = queryBias || config.attention_bias === true;
+  const block = (path: string): WeightSpec[] => [
+    norm(`${path}.input_layernorm`),
+    ...linearSpecs(`${path}.self_attn.q_proj`, [width, heads * dim], { bias }),
+    ...linearSpecs(`${path}.self_attn.k_proj`, [width, kvWidth], { bias }),
+    ...linearSpecs(`${path}.self_attn.v_proj`, [width, kvWidth], { bias }),
+    ...linearSpecs(`${path}.self_attn.o_proj`, [heads * dim, width], {
+      init: "residual",
+      bias: config.attention_bias === true,
+    }),
+    ...(headNorms ? [norm(`${path}.self_attn.q_norm`, dim), norm(`${path}.self_attn.k_norm`, dim)] : []),
+    norm(`${path}.post_attention_layernorm`),
+    ...(postNorms
+      ? [norm(`${path}.pre_feedforward_layernorm`), norm(`${path}.post_feedforward_layernorm`)]
+      : []),
+    ...linearSpecs(`${path}.mlp.gate_proj`, [width, inner], { bias: config.mlp_bias === true }),
+    ...linearSpecs(`${path}.mlp.up_proj`, [width, inner], { bias: config.mlp_bias === true }),
+    ...linearSpecs(`${path}.mlp.down_proj`, [inner, width], {
+      init: "residual",
+      bias: config.mlp_bias === true,
+    }),
+  ];
+  return [
+    { name: "model.embed_tokens.weight", shape: [config.vocab_size, width], init: "normal" },
+    ...Array.from({ length: config.num_hidden_layers }, (_, layer) => block(`model.layers.${layer}`)).flat(),
+    norm("model.norm"),
+    ...(isTied(config) ? [] : linearSpecs("lm_head", [width, config.vocab_size])),
+  ];
+}
+
 export const llama: ArchitectureDefinition<Config> = {
   modelTypes: Object.keys(VARIANTS),
   schema,
@@ -239,6 +287,7 @@ export const llama: ArchitectureDefinition<Config> = {
     headDim: headDim(config),
     maxPositions: config.max_position_embeddings,
   }),
-  tied: (config) => config.tie_word_embeddings ?? variantOf(config).tiedByDefault,
+  tied: isTied,
+  weightSpecs,
   build,
 };

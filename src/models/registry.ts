@@ -23,6 +23,24 @@ export function architectureFor(modelType: string, origin: string): AnyDefinitio
   );
 }
 
+/** The architecture's own reading of a config. Throws `config-invalid` naming the entry. */
+export function parseConfig(
+  definition: AnyDefinition,
+  config: Readonly<Record<string, unknown>>,
+  origin: string,
+): Record<string, unknown> {
+  const parsed = definition.schema.safeParse(config);
+  if (parsed.success) return parsed.data;
+  const issue = parsed.error.issues[0];
+  throw new TunesmithError(
+    "config-invalid",
+    `${origin}: config.json: ${issue?.path.join(".")}: ${issue?.message}`,
+    {
+      fix: "compare it with the config of the original checkpoint",
+    },
+  );
+}
+
 export interface BuildOptions {
   readonly origin?: string | undefined;
   readonly tokenizer?: CausalLm["tokenizer"];
@@ -39,18 +57,7 @@ export function causalLm(
 ): CausalLm {
   const origin = options.origin ?? "model";
   const definition = architectureFor(String(config.model_type), origin);
-  const parsed = definition.schema.safeParse(config);
-  if (!parsed.success) {
-    const issue = parsed.error.issues[0];
-    throw new TunesmithError(
-      "config-invalid",
-      `${origin}: config.json: ${issue?.path.join(".")}: ${issue?.message}`,
-      {
-        fix: "compare it with the config of the original checkpoint",
-      },
-    );
-  }
-  const settings = parsed.data;
+  const settings = parseConfig(definition, config, origin);
   const named = normaliseNames(definition, weights, definition.tied(settings));
   return {
     task: "causal-lm",
