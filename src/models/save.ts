@@ -135,7 +135,7 @@ function checkSavable(model: CausalLm, folder: string): void {
 }
 
 const definitionOf = (model: CausalLm) =>
-  architectures.find(({ modelTypes }) => modelTypes.includes(String(model.config.model_type)));
+  architectures.find(({ modelTypes }) => modelTypes.includes(model.architecture));
 
 function pathOf({ source }: Value): string | undefined {
   return source.kind === "constant" && isTensorRef(source.data) ? source.data.source.path : undefined;
@@ -169,14 +169,19 @@ function configOf(model: CausalLm, dtype: string): Record<string, unknown> {
   const untied = output !== undefined && model.weights.has(output);
   const { torch_dtype: _, dtype: __, ...rest } = config;
   return {
-    architectures: [CLASSES[String(config.model_type)]],
+    architectures: [CLASSES[model.architecture]],
     ...rest,
     ...("torch_dtype" in config || !("dtype" in config) ? { torch_dtype: dtype } : { dtype }),
     tie_word_embeddings: !untied,
   };
 }
 
-async function copyTokenizer(model: CausalLm, folder: string, from: string | undefined): Promise<string[]> {
+/** Puts the tokenizer files of where a model came from beside a saved one. */
+export async function copyTokenizer(
+  model: CausalLm,
+  folder: string,
+  from: string | undefined,
+): Promise<string[]> {
   const origin = from ?? model.origin;
   const home = origin === undefined || !(await fileExists(origin)) ? undefined : await folderOf(origin);
   const names = home === undefined ? [] : (await listDir(home)).filter(isTokenizerFile);

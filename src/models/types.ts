@@ -40,7 +40,7 @@ export interface KeyValue {
 /**
  * What a forward pass reads. `ids` and `positions` are int64 `[batch, length]`. `segments` are int32 numbers that say
  * which tokens may see one another: a token attends to earlier positions of its own segment only, so documents packed
- * into one row do not leak. With `past`, keys of `pastPositions`/`pastSegments` come first.
+ * into one row do not leak; numbers above 0 are text, others padding. With `past`, keys of `pastPositions`/`pastSegments` come first.
  */
 export interface LmInputs {
   readonly ids: Value;
@@ -83,6 +83,8 @@ export interface CausalLm {
   readonly config: Readonly<Record<string, unknown>>;
   /** Default adapter targets of this architecture. */
   readonly defaultTargets: readonly string[];
+  /** Whether documents may share a row, kept apart by `segments`. Default true; false for files with a padding mask only. */
+  readonly packable?: boolean;
   readonly tokenizer: Tokenizer | undefined;
   /** Where it was loaded from, for receipts and for saving tokenizer files alongside. */
   readonly origin: string | undefined;

@@ -78,7 +78,7 @@ export function createStepper(model: CausalLm, options: StepperOptions): Stepper
       const gradients = new Map(
         step.trained.map(({ name }) => [name, results[`grad/${name}`]?.data as Float32Array] as const),
       );
-      return { loss: Number((results.loss?.data as Float32Array)[0]), gradients };
+      return { loss: scalarOf(results.loss), gradients };
     },
     async close() {
       for (const entry of compiled.values()) {
@@ -89,6 +89,9 @@ export function createStepper(model: CausalLm, options: StepperOptions): Stepper
     },
   };
 }
+
+/** The value of a scalar result; NaN when it is absent. */
+export const scalarOf = (tensor: Tensor | undefined): number => Number(tensor?.data[0] ?? Number.NaN);
 
 /** A batch under the names of `stepInputs`, its loss weights divided by the step's number of trained tokens. */
 export function batchFeeds(batch: LoadedBatch, targets: number): Record<string, Tensor> {
@@ -129,7 +132,7 @@ function addMasks(
 }
 
 /** Leaves out batch parts the graph does not read (a suffix may not need ids). */
-const onlyRead = (step: StepGraph, feeds: Record<string, Tensor>): Record<string, Tensor> =>
+export const onlyRead = (step: StepGraph, feeds: Record<string, Tensor>): Record<string, Tensor> =>
   Object.fromEntries(
     step.graph.inputs.flatMap(({ name }) => {
       const feed = feeds[String(name)];

@@ -141,23 +141,25 @@ const multiHead: Decomposition = (inputs, node) => {
   return [mergeHeads(y), k, v];
 };
 
-/** com.microsoft.Attention: the projections are part of the node. */
+/** com.microsoft.Attention: the projections are part of the node; past and present are `[2, batch, heads, length, size]`. */
 const packedAttention: Decomposition = (inputs, node) => {
   const [x, weights, bias, mask, past, attentionBias] = inputs as [Value, Value, ...(Value | undefined)[]];
-  if (past) throw unsupported(node, "past", "given", "drop the cache inputs before training");
   const heads = intAttr(node.attrs, "num_heads", 1);
   const width = staticLengths(node, [weights.shape[1] as Dim], "the width")[0] as number;
   const projected = ops.matmul(x, weights);
   const sizes = intsAttr(node.attrs, "qkv_hidden_sizes") ?? [width / 3, width / 3, width / 3];
-  const [q, k, v] = ops
+  const [q, newK, newV] = ops
     .split(bias ? ops.add(projected, bias) : projected, sizes, -1)
     .map((part) => splitHeads(part, heads)) as [Value, Value, Value];
+  const half = (at: number) => past && ops.squeeze(ops.slice(past, 0, at, at + 1), 0);
+  const [k, v] = [join(half(0), newK), join(half(1), newV)];
   const y = attend(q, k, v, {
     scale: scaleOf(node, q),
     bias: [attentionBias, padding(mask, k.shape[2] as Dim, k, node)],
-    allowed: [oneWay(node, q, k, false)],
+    allowed: [oneWay(node, q, k, past !== undefined)],
   });
-  return [mergeHeads(y)];
+  if (node.outputs.length < 2) return [mergeHeads(y)];
+  return [mergeHeads(y), ops.concat([ops.unsqueeze(k, 0), ops.unsqueeze(v, 0)], 0)];
 };
 
 /** Without a cache: positions from 0, causal. Rows behind a sequence's length hold values that no loss should read. */

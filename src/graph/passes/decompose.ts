@@ -1,3 +1,4 @@
+import { withScope } from "../create.js";
 import { decompositionOf } from "../decompose/index.js";
 import { rewrite } from "../rewrite.js";
 import { nodesOf, usesOf } from "../traverse.js";
@@ -30,7 +31,7 @@ export function decompose(graph: Graph, which: (node: Node) => boolean = () => t
     result = rewrite(result, {
       visit: (node, inputs, rebuild) => {
         if (!todo.has(node)) return undefined;
-        const parts = decompositionOf(node)?.(inputs, node) ?? [];
+        const parts = withScope(node.scope, () => decompositionOf(node)?.(inputs, node)) ?? [];
         const complete = node.outputs.every(
           (value, at) => parts[at] || !(uses.has(value) || outputs.has(value)),
         );

@@ -1,4 +1,13 @@
-import { type Graph, input, makeGraph, makeNode, ops, recompute, type Value } from "../../graph/index.js";
+import {
+  type Dim,
+  type Graph,
+  input,
+  makeGraph,
+  makeNode,
+  ops,
+  recompute,
+  type Value,
+} from "../../graph/index.js";
 import { inputsOf } from "../feeds.js";
 import type { CausalLm, KeyValue, LmInputs } from "../types.js";
 
@@ -10,9 +19,9 @@ export const cacheName = (layer: number, part: "key" | "value"): string => `past
 /**
  * The model as one decoding step: ids `[batch, length]` and a cache of `past` columns go in; logits `[batch, vocab]` of the
  * last token and the keys and values of the new tokens `[batch, kvHeads, length, headDim]` come out. All three axes
- * are symbolic, so one session serves the prompt and every step after it.
+ * are symbolic, so one session serves the prompt and every step after it. Undefined for a model that takes no cache.
  */
-export function decodeGraph(model: CausalLm): Graph {
+export function decodeGraph(model: CausalLm): Graph | undefined {
   const { kvHeads, headDim, layers } = model.sizes;
   const cache = (layer: number, part: "key" | "value") =>
     input(cacheName(layer, part), "float32", ["batch", kvHeads, "past", headDim]);
@@ -31,6 +40,7 @@ export function decodeGraph(model: CausalLm): Graph {
     },
   };
   const outputs = model.build(inputs);
+  if (outputs.present.length === 0) return undefined;
   const pastLength = makeNode("Shape", [pastPositions], { start: { i: 1 }, end: { i: 2 } })
     .outputs[0] as Value;
   const fresh = (present: Value) =>
@@ -39,14 +49,27 @@ export function decodeGraph(model: CausalLm): Graph {
     [`new.${cacheName(layer, "key")}`, fresh(key)],
     [`new.${cacheName(layer, "value")}`, fresh(value)],
   ]);
-  named.unshift(["logits", lastLogits(outputs.hidden, outputs.logits, inputs.ids)]);
+  named.unshift(["logits", lastLogits(outputs.hidden, outputs.logits, inputs.ids, "batch")]);
   return makeGraph("decode", inputsOf(named.map(([, value]) => value)), named);
 }
 
+/** The model over one whole row of any length: logits `[1, vocab]` of its last token. */
+export function wholeGraph(model: CausalLm): Graph {
+  const axis = (name: string, dtype: "int64" | "int32") => input(name, dtype, [1, "length"]);
+  const inputs = {
+    ids: axis("ids", "int64"),
+    positions: axis("positions", "int64"),
+    segments: axis("segments", "int32"),
+  };
+  const { hidden, logits } = model.build(inputs);
+  const last = lastLogits(hidden, logits, inputs.ids, 1);
+  return makeGraph("whole", inputsOf([last]), [["logits", last]]);
+}
+
 /** The head on the last token of each row only: over a long prompt it would cost more than a layer. */
-function lastLogits(hidden: Value, logits: Value, ids: Value): Value {
+function lastLogits(hidden: Value, logits: Value, ids: Value, batch: Dim): Value {
   const width = hidden.shape[1] as number;
-  const rows = ops.reshape(hidden, ["batch", "length", width], [ids]);
-  const last = ops.reshape(ops.slice(rows, 1, -1), ["batch", width], [ids]);
+  const rows = ops.reshape(hidden, [batch, "length", width], [ids]);
+  const last = ops.reshape(ops.slice(rows, 1, -1), [batch, width], [ids]);
   return recompute([logits], new Map([[hidden, last]]))[0] as Value;
 }

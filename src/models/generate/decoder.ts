@@ -1,12 +1,13 @@
+import type { Graph } from "../../graph/index.js";
 import { createSession, type SessionOptions } from "../../runtime/index.js";
 import { type Tensor, tensor } from "../../tensor/index.js";
 import { parameterFeeds } from "../feeds.js";
 import type { CausalLm } from "../types.js";
-import { cacheName, decodeGraph } from "./decode-graph.js";
+import { cacheName, decodeGraph, wholeGraph } from "./decode-graph.js";
 
 /** Tokens of one run of text see each other; padding and unused columns of the cache are of other segments. */
-const TEXT = 0;
-const PADDING = -2;
+const TEXT = 1;
+const PADDING = 0;
 const UNUSED = -1;
 /** The cache grows in blocks, by a quarter at least. */
 const BLOCK = 64;
@@ -26,28 +27,67 @@ export interface Sequence {
   step(ids: readonly number[]): Promise<Float32Array[]>;
 }
 
-/** Compiles the decoding graph of a model. Weights stay where they are; sessions over one file share them. */
+/**
+ * Compiles the decoding graph of a model. Weights stay where they are; sessions over one file share them. A model
+ * that takes no cache reads each row anew at every step.
+ */
 export async function createDecoder(model: CausalLm, options: SessionOptions = {}): Promise<Decoder> {
   const graph = decodeGraph(model);
-  const session = await createSession(graph, options);
-  const read = new Set(session.inputNames);
+  return graph ? cachedDecoder(model, graph, options) : wholeDecoder(model, options);
+}
+
+async function cachedDecoder(model: CausalLm, graph: Graph, options: SessionOptions): Promise<Decoder> {
+  const { run, close } = await runner(model, graph, options);
   return {
     start(prompts) {
-      const batch = prompts.length;
-      const cache = createCache(model, batch);
-      const run = async (columns: Columns) => {
-        const given = { ...columns, ...cache.feeds() };
-        const feeds = Object.fromEntries(Object.entries(given).filter(([name]) => read.has(name)));
-        // Adapters are read at every step, so that a change shows at once.
-        const results = await session.run({ ...feeds, ...parameterFeeds(graph, model.parameters) });
+      const cache = createCache(model, prompts.length);
+      const advance = async (columns: Columns) => {
+        const results = await run({ ...columns, ...cache.feeds() });
         cache.append(columns, results);
         return rowsOf(results.logits as Tensor);
       };
       const lengths = prompts.map((ids) => ids.length);
       return {
-        read: () => run(leftPadded(prompts)),
-        step: (ids) => run(oneColumn(ids, lengths)),
+        read: () => advance(leftPadded(prompts)),
+        step: (ids) => advance(oneColumn(ids, lengths)),
       };
+    },
+    close,
+  };
+}
+
+async function wholeDecoder(model: CausalLm, options: SessionOptions): Promise<Decoder> {
+  const { run, close } = await runner(model, wholeGraph(model), options);
+  return {
+    start(prompts) {
+      const rows = prompts.map((ids) => [...ids]);
+      const read = async () => {
+        const logits: Float32Array[] = [];
+        // One by one: such models may count positions by column, which padding would shift.
+        for (const row of rows) logits.push(...rowsOf((await run(leftPadded([row]))).logits as Tensor));
+        return logits;
+      };
+      return {
+        read,
+        step(ids) {
+          for (const [at, row] of rows.entries()) row.push(ids[at] as number);
+          return read();
+        },
+      };
+    },
+    close,
+  };
+}
+
+/** A session that is fed what it reads of the given tensors, and the model's parameters. */
+async function runner(model: CausalLm, graph: Graph, options: SessionOptions) {
+  const session = await createSession(graph, options);
+  const read = new Set(session.inputNames);
+  return {
+    run(given: Readonly<Record<string, Tensor>>) {
+      const feeds = Object.fromEntries(Object.entries(given).filter(([name]) => read.has(name)));
+      // Adapters are read at every step, so that a change shows at once.
+      return session.run({ ...feeds, ...parameterFeeds(graph, model.parameters) });
     },
     close: () => session.release(),
   };

@@ -1,0 +1,20 @@
+import { TunesmithError } from "../errors/index.js";
+import type { CausalLm } from "../models/index.js";
+
+/** Throws `data-invalid` when rows hold several documents and the model cannot keep them apart. */
+export function checkPackable(
+  model: CausalLm,
+  packs: readonly { readonly examples: readonly unknown[] }[],
+): void {
+  if (model.packable !== false) return;
+  const shared = packs.findIndex(({ examples }) => examples.length > 1);
+  if (shared < 0) return;
+  throw new TunesmithError(
+    "data-invalid",
+    `row ${shared} holds ${packs[shared]?.examples.length} documents, which this model would mix: its file has a padding mask only`,
+    {
+      fix: "put one document in each row (packing: none), or export the model without a cache with exportOnnx",
+      details: { row: shared },
+    },
+  );
+}
