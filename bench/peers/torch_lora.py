@@ -158,23 +158,24 @@ def adapt(model, options):
 
 
 def train(model, batches, order, options):
-    """Returns (wall seconds of each step, loss of each step, seconds from process start to the first step's end)."""
+    """Returns (wall and processor seconds of each step, loss of each step, seconds from process start to the first step's end)."""
     import torch
 
     trainable = [parameter for parameter in model.parameters() if parameter.requires_grad]
     optimiser = torch.optim.AdamW(trainable, lr=options.lr, weight_decay=0.0)
-    seconds, losses, first = [], [], None
+    seconds, cpu, losses, first = [], [], [], None
     model.train()
     for index in order:
-        began = time.perf_counter()
+        began, used = time.perf_counter(), time.process_time()
         loss = model(input_ids=batches[index], labels=batches[index]).loss
         loss.backward()
         optimiser.step()
         optimiser.zero_grad(set_to_none=True)
         losses.append(loss.item())
         seconds.append(time.perf_counter() - began)
+        cpu.append(time.process_time() - used)
         first = first or seconds_since_process_start()
-    return seconds, losses, first
+    return seconds, cpu, losses, first
 
 
 def versions():
@@ -186,7 +187,7 @@ def versions():
                 peft=peft.__version__)
 
 
-def report(options, model, seconds, losses, first, sampler):
+def report(options, model, seconds, cpu, losses, first, sampler):
     trainable = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
     hwm = memory_status()["VmHWM"]
     result = dict(
@@ -200,7 +201,8 @@ def report(options, model, seconds, losses, first, sampler):
         groups = [seconds[start:start + options.batches] for start in range(0, len(seconds), options.batches)]
         result.update(epochSeconds=[sum(group) for group in groups], totalSeconds=sum(seconds))
     timed = seconds if options.epochs else seconds[options.warmup:]
-    result.update(stepSeconds=[round(value, 4) for value in timed], medianStepSeconds=statistics.median(timed))
+    result.update(stepSeconds=[round(value, 4) for value in timed], medianStepSeconds=statistics.median(timed),
+                  medianCpuSeconds=statistics.median(cpu[options.warmup:]))
     return result
 
 
@@ -226,11 +228,11 @@ def main():
 
         save_file({"input_ids": batches}, options.save_inputs)
     count = options.epochs * options.batches or options.warmup + options.steps
-    seconds, losses, first = train(model, batches, [step % options.batches for step in range(count)], options)
+    seconds, cpu, losses, first = train(model, batches, [step % options.batches for step in range(count)], options)
     sampler.stopped.set()
     sampler.join()
     sampler.sample()
-    print(json.dumps(report(options, model, seconds, losses, first, sampler)))
+    print(json.dumps(report(options, model, seconds, cpu, losses, first, sampler)))
 
 
 if __name__ == "__main__":

@@ -5,6 +5,7 @@ import { attend, maskBuilder, mergeHeads, splitHeads, withPast } from "./attenti
 import { activation, linear, linearInOut } from "./layers.js";
 import type { KeyValue, LmInputs, LmOutputs } from "./types.js";
 import { tokenAxes } from "./types.js";
+import { linearSpecs, type WeightSpec } from "./weight-specs.js";
 import type { WeightReader } from "./weights.js";
 
 const schema = z.looseObject({
@@ -68,7 +69,7 @@ function build(config: Config, weights: WeightReader, inputs: LmInputs): LmOutpu
       const normed = norm(`${path}.ln_1`, x);
       const attended = scope("attn", () => attention(weights, config, inputs, mask, normed, layer));
       present.push(attended.present);
-      const middle = ops.add(x, attended.output);
+      const middle = ops.keep(ops.add(x, attended.output));
       const second = norm(`${path}.ln_2`, middle);
       return ops.add(
         middle,
@@ -87,7 +88,6 @@ function build(config: Config, weights: WeightReader, inputs: LmInputs): LmOutpu
   return { hidden, logits, boundaries, present };
 }
 
-/** GPT-2 (`model_type: gpt2`). */
 const isTied = (config: Config) => config.tie_word_embeddings !== false;
 
 /** Matrices are stored `[in, out]`. */
@@ -119,6 +119,7 @@ function weightSpecs(config: Config): WeightSpec[] {
   ];
 }
 
+/** GPT-2 (`model_type: gpt2`). */
 export const gpt2: ArchitectureDefinition<Config> = {
   modelTypes: ["gpt2"],
   schema,

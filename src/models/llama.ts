@@ -7,6 +7,7 @@ import { activation, linear } from "./layers.js";
 import { type RopeParameters, type Rotary, ropeSchema, rotary, rotate } from "./rope.js";
 import type { KeyValue, LmInputs, LmOutputs } from "./types.js";
 import { tokenAxes } from "./types.js";
+import { linearSpecs, type WeightSpec } from "./weight-specs.js";
 import type { WeightReader } from "./weights.js";
 
 const layerTypes = z.array(z.enum(["full_attention", "sliding_attention"]));
@@ -36,9 +37,9 @@ const schema = z.looseObject({
   attn_logit_softcapping: z.number().nullish(),
   final_logit_softcapping: z.number().nullish(),
   tie_word_embeddings: z.boolean().nullish(),
-});
   attention_bias: z.boolean().nullish(),
   mlp_bias: z.boolean().nullish(),
+});
 type Config = z.infer<typeof schema>;
 
 /** What sets the members of the family apart; everything else they share, or their config says. */
@@ -49,9 +50,9 @@ interface Variant {
   readonly postNorms: boolean;
   /** RMSNorm over each query and key head. */
   readonly headNorms: boolean;
-  /** How layers alternate between sliding and full attention when the config does not list it. */
   /** Biases on queries, keys and values whatever the config says. */
   readonly queryBias: boolean;
+  /** How layers alternate between sliding and full attention when the config does not list it. */
   readonly window: "none" | "all" | "upper" | "alternate" | "pattern";
   readonly tiedByDefault: boolean;
 }
@@ -60,8 +61,8 @@ const plain: Variant = {
   gemma: false,
   postNorms: false,
   headNorms: false,
-  window: "none",
   queryBias: false,
+  window: "none",
   tiedByDefault: false,
 };
 const VARIANTS: Readonly<Record<string, Variant>> = {
@@ -75,8 +76,8 @@ const VARIANTS: Readonly<Record<string, Variant>> = {
     gemma: true,
     postNorms: true,
     headNorms: true,
-    window: "pattern",
     queryBias: false,
+    window: "pattern",
     tiedByDefault: true,
   },
 };
@@ -181,7 +182,7 @@ function decoderLayer(block: Block, x: Value): { output: Value; present: KeyValu
   const mixed = postNorms
     ? norm(block, `${path}.post_attention_layernorm`, attended.output)
     : attended.output;
-  const middle = ops.add(x, mixed);
+  const middle = ops.keep(ops.add(x, mixed));
   const before = norm(block, `${path}.${postNorms ? "pre_feedforward" : "post_attention"}_layernorm`, middle);
   const fed = scope("mlp", () => mlp(block, before));
   const output = postNorms ? norm(block, `${path}.post_feedforward_layernorm`, fed) : fed;
@@ -228,7 +229,6 @@ function build(config: Config, weights: WeightReader, inputs: LmInputs): LmOutpu
   return { hidden, logits, boundaries, present };
 }
 
-/** Llama and its relatives: Llama 1-3, Mistral, Qwen2, Qwen3, SmolLM, Gemma 1-3 (text). */
 const isTied = (config: Config) => config.tie_word_embeddings ?? variantOf(config).tiedByDefault;
 
 function weightSpecs(config: Config): WeightSpec[] {
@@ -271,6 +271,7 @@ function weightSpecs(config: Config): WeightSpec[] {
   ];
 }
 
+/** Llama and its relatives: Llama 1-3, Mistral, Qwen2, Qwen3, SmolLM, Gemma 1-3 (text). */
 export const llama: ArchitectureDefinition<Config> = {
   modelTypes: Object.keys(VARIANTS),
   schema,

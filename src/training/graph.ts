@@ -120,8 +120,10 @@ export function withGradients(model: CausalLm, loss: Value, shape: StepShape): S
       },
     );
   }
-  const outputs: [string, Value][] = [["loss", loss]];
-  trained.forEach(({ name }, index) => outputs.push([`grad/${name}`, gradients[index] as Value]));
+  const outputs: [string, Value][] = [
+    ["loss", loss],
+    ...trained.map(({ name }, index): [string, Value] => [`grad/${name}`, gradients[index] as Value]),
+  ];
   const values = outputs.map(([, value]) => value);
   return {
     graph: makeGraph("train", inputsOf(values), outputs),

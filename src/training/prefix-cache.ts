@@ -33,7 +33,7 @@ export function prefixCache(budget: number): PrefixCache {
       if (width !== undefined && known.every((row) => row !== undefined)) {
         hits++;
         const whole = new Float32Array(size * width);
-        known.forEach((row, index) => row && whole.set(row, index * row.length));
+        for (const [index, row] of known.entries()) whole.set(row ?? [], index * batch.length * width);
         return tensor("float32", [size, width], whole);
       }
       const feeds = { ids: batch.inputIds, positions: batch.positionIds, segments: batch.segmentIds };

@@ -18,6 +18,7 @@ import {
   restoreOptimizerState,
   restoreParams,
 } from "./optim/index.js";
+import { checkPackable } from "./packable.js";
 import { createStepper, type Stepper } from "./stepper.js";
 
 export interface TrainOptions {
@@ -131,6 +132,7 @@ function startRun(
   model: CausalLm,
   { optimizer, patience, train: packs, batchSize, lengths }: TrainOptions,
 ): Run {
+  checkPackable(model, packs);
   const trained = [...model.parameters.values()].filter((parameter) => parameter.trainable);
   const params = new Map(trained.map(({ name, tensor }) => [name, tensor.data as Float32Array] as const));
   if (planBatches(packs, { batchSize, lengths }).length === 0) {
@@ -164,8 +166,7 @@ async function loop(
     undefined,
   ];
   while (run.step < steps) {
-    if (options.signal?.aborted)
-      throw new TunesmithError("cancelled", `training was cancelled after step ${run.step}`);
+    if (options.signal?.aborted) throw await cancelled(run, options, evaluation);
     const group = groups.next().value as readonly LoadedBatch[];
     const { loss, gradNorm } = await update(run, group, options, stepper);
     finalLoss = loss;
@@ -201,6 +202,19 @@ async function loop(
       evaluation = await evaluator.run(validation);
   }
   return { steps: run.step, finalLoss, evaluation, tokensPerSecond: meter.tokensPerSecond(), restoredStep };
+}
+
+/** A cancelled run leaves a checkpoint where it keeps any, so that it can be continued. */
+async function cancelled(run: Run, options: TrainOptions, evaluation: Evaluation | undefined) {
+  const saves = options.runDir !== undefined && (options.saveEvery ?? 0) > 0 && run.step > 0;
+  if (saves) {
+    const folder = await save(run, options, evaluation);
+    options.onEvent?.({ type: "checkpoint", step: run.step, folder });
+  }
+  return new TunesmithError("cancelled", `training was cancelled after step ${run.step}`, {
+    fix: saves ? "continue with resume" : "set saveEvery to be able to continue",
+    details: { step: run.step },
+  });
 }
 
 /** Micro-batches of each update, epoch after epoch, from where the run stands. */

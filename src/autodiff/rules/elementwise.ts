@@ -12,11 +12,12 @@ const GELU_CUBIC = 0.044715;
 /** Φ(x) + x·φ(x), or the derivative of the tanh approximation; recomputed from x so that only x stays alive. */
 function geluDerivative(x: Value, approximate: string): Value {
   if (approximate === "tanh") {
-    const x2 = ops.square(x);
-    const t = ops.tanh(ops.mul(x, ops.add(ops.mul(x2, SQRT_2_OVER_PI * GELU_CUBIC), SQRT_2_OVER_PI)));
-    const du = ops.add(ops.mul(x2, 3 * SQRT_2_OVER_PI * GELU_CUBIC), SQRT_2_OVER_PI);
-    const slope = ops.mul(ops.mul(ops.sub(1, ops.square(t)), du), x);
-    return ops.mul(ops.add(ops.add(t, 1), slope), 0.5);
+    // With s = 2u the approximation is x·h, h = sigmoid(s), and x·s' = 3s − 4·sqrt(2/π)·x.
+    const inner = ops.add(ops.mul(ops.square(x), 2 * SQRT_2_OVER_PI * GELU_CUBIC), 2 * SQRT_2_OVER_PI);
+    const s = ops.mul(inner, x);
+    const h = ops.sigmoid(s);
+    const slope = ops.sub(ops.mul(s, 3), ops.mul(x, 4 * SQRT_2_OVER_PI));
+    return ops.add(ops.mul(ops.sub(h, ops.square(h)), slope), h);
   }
   const cdf = ops.mul(ops.add(ops.erf(ops.mul(x, Math.SQRT1_2)), 1), 0.5);
   const density = ops.mul(ops.exp(ops.mul(ops.square(x), -0.5)), 1 / Math.sqrt(2 * Math.PI));

@@ -10,6 +10,21 @@ const real = (attrs: Readonly<Record<string, unknown>>, name: string): number =>
 /** Rows of a value as one matrix `[prod(leading), last]`. */
 const asMatrix = (x: Value): Value => ops.reshape(x, [dimProduct(x.shape.slice(0, -1)), x.shape.at(-1) ?? 1]);
 
+const sizeOf = (x: Value): number => {
+  const count = dimProduct(x.shape);
+  return typeof count === "number" ? count : Number.POSITIVE_INFINITY;
+};
+
+/**
+ * The two factors of a data gradient, made to wait for the weight gradient (an edge on the smaller factor). The runtime
+ * would otherwise put weight gradients, which nothing else needs, at the end of the run, and keep every layer's
+ * activations alive for them.
+ */
+function afterWeightGradient(dy: Value, weight: Value, dWeight: Value | undefined): [Value, Value] {
+  if (!dWeight) return [dy, weight];
+  return sizeOf(weight) <= sizeOf(dy) ? [dy, ops.after(weight, dWeight)] : [ops.after(dy, dWeight), weight];
+}
+
 function matmulLeft(dy: Value, a: Value, b: Value): Value {
   if (b.shape.length === 2) {
     const flat = ops.gemm(asMatrix(dy), b, undefined, { transB: true });
@@ -31,10 +46,10 @@ export const linear: VjpTable = {
     let d = dy;
     if (rawB.shape.length === 1) d = ops.unsqueeze(d, -1);
     if (rawA.shape.length === 1) d = ops.unsqueeze(d, -2);
-    return [
-      needs(0) ? ops.reshape(matmulLeft(d, a, b), rawA.shape, [rawA]) : undefined,
-      needs(1) ? ops.reshape(matmulRight(d, a, b), rawB.shape, [rawB]) : undefined,
-    ];
+    const right = needs(1) ? ops.reshape(matmulRight(d, a, b), rawB.shape, [rawB]) : undefined;
+    if (!needs(0)) return [undefined, right];
+    const [late, weight] = b.shape.length === 2 ? afterWeightGradient(d, b, right) : [d, b];
+    return [ops.reshape(matmulLeft(late, a, weight), rawA.shape, [rawA]), right];
   },
 
   Gemm: ({ dy, inputs, needs, node }) => {
@@ -43,18 +58,17 @@ export const linear: VjpTable = {
     const alpha = real(node.attrs, "alpha");
     const beta = real(node.attrs, "beta");
     const bias = () => (c ? unbroadcast(beta === 1 ? dy : ops.mul(dy, beta), c.shape, c) : undefined);
-    return [
-      needs(0)
-        ? transA
-          ? ops.gemm(b, dy, undefined, { transA: transB, transB: true, alpha })
-          : ops.gemm(dy, b, undefined, { transB: !transB, alpha })
-        : undefined,
-      needs(1)
-        ? transB
-          ? ops.gemm(dy, a, undefined, { transA: true, transB: transA, alpha })
-          : ops.gemm(a, dy, undefined, { transA: !transA, alpha })
-        : undefined,
-      needs(2) ? bias() : undefined,
-    ];
+    const right = () =>
+      transB
+        ? ops.gemm(dy, a, undefined, { transA: true, transB: transA, alpha })
+        : ops.gemm(a, dy, undefined, { transA: !transA, alpha });
+    const dB = needs(1) ? right() : undefined;
+    const left = () => {
+      const [late, weight] = afterWeightGradient(dy, b, dB);
+      return transA
+        ? ops.gemm(weight, late, undefined, { transA: transB, transB: true, alpha })
+        : ops.gemm(late, weight, undefined, { transB: !transB, alpha });
+    };
+    return [needs(0) ? left() : undefined, dB, needs(2) ? bias() : undefined];
   },
 };

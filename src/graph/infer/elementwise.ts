@@ -54,4 +54,5 @@ export const elementwise: Record<string, InferRule> = {
   "com.microsoft.Gelu": unary,
   "tunesmith.StopGradient": unary,
   "tunesmith.CustomVjp": unary,
+  "tunesmith.Keep": unary,
 };

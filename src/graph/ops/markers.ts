@@ -7,6 +7,12 @@ import { reshape, slice } from "./shape.js";
 /** The same value, through which no gradient flows. */
 export const stopGradient = (x: Value): Value => op("StopGradient", [x], {}, { domain: "tunesmith" });
 
+/**
+ * The same value, marked as one that recomputation should keep: small for what it costs to compute it again. The mark
+ * survives rewriting.
+ */
+export const keep = (x: Value): Value => op("Keep", [x], {}, { domain: "tunesmith" });
+
 /** Gradients for `wrt`, given the marker's inputs and the gradient of its output; must only build graph code. */
 export type CustomVjp = (inputs: CustomInputs, dy: Value) => readonly (Value | undefined)[];
 export interface CustomInputs {

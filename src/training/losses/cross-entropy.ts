@@ -43,10 +43,12 @@ export function crossEntropy(options: CrossEntropyOptions): Value {
     const rows = { ...chunk, hidden: ops.after(chunk.hidden, ...previous) };
     const result = head ? leanChunk(rows, head) : generalChunk(rows, options, parameters);
     losses.push(result.loss);
-    result.gradients.forEach((gradient, index) => gradients[index]?.push(gradient));
-    previous = [result.loss, result.gradients[0] as Value];
+    for (const [index, gradient] of result.gradients.entries()) gradients[index]?.push(gradient);
+    previous = [result.loss, ...result.gradients];
   }
   const saved = gradients.map((parts, index) => (index === 0 ? ops.concat(parts, 0) : parts.reduce(ops.add)));
+  // The backward starts after the last chunk's loss, so that nothing of the loss stays alive below it.
+  saved[0] = ops.after(saved[0] as Value, ...previous);
   return ops.customVjp(losses.reduce(ops.add), wrt, saved, ({ saved: stored }, dy) =>
     stored.map((gradient) => ops.mul(gradient, dy)),
   );

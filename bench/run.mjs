@@ -1,0 +1,47 @@
+// Tunesmith against PyTorch + PEFT on this machine, side by side in one run: alternating processes, medians, ratios.
+//   npm run bench -- [--json] [--only step,prefix] [--rounds 3]
+// The peer lives in a throw-away Python environment: TUNESMITH_BENCH_PYTHON, or one that is made under .cache/.
+import { cpus } from "node:os";
+import { parseArgs } from "node:util";
+import { alternate, makeModels, ours, peer, peerPython } from "./measure.mjs";
+import { sections } from "./sections.mjs";
+
+const { values } = parseArgs({
+  options: {
+    json: { type: "boolean", default: false },
+    only: { type: "string" },
+    rounds: { type: "string", default: "3" },
+  },
+});
+const wanted = values.only?.split(",");
+const say = (text) => process.stderr.write(`${text}\n`);
+const unknown = wanted?.find((name) => !sections.some((section) => section.name === name));
+if (unknown)
+  throw new Error(`no section '${unknown}'; there are: ${sections.map(({ name }) => name).join(", ")}`);
+
+const python = peerPython(say);
+const models = makeModels(python, say);
+const tools = {
+  alternate,
+  ours,
+  peer: (options) => peer(python, options),
+  models,
+  rounds: Number(values.rounds),
+  say,
+};
+const results = {};
+for (const { name, title, run } of sections) {
+  if (wanted && !wanted.includes(name)) continue;
+  say(`\n# ${title}`);
+  results[name] = await run(tools);
+  for (const row of results[name].rows ?? []) say(formatRow(row));
+}
+const report = { machine: { cpu: cpus()[0]?.model, cores: cpus().length, node: process.version }, results };
+if (values.json) console.log(JSON.stringify(report));
+
+function formatRow({ what, ours: mine, peer: theirs, ratio, target, unit = "" }) {
+  const figure = (value) => (value === undefined ? "" : `${Number(value.toFixed(3))}${unit}`);
+  const goal = target === undefined ? "" : `  target <= ${target} ${ratio <= target ? "met" : "MISSED"}`;
+  const against = theirs === undefined ? "" : ` vs ${figure(theirs)}`;
+  return `${what.padEnd(52)} ${figure(mine)}${against}  ratio ${Number(ratio.toFixed(3))}${goal}`;
+}

@@ -1,0 +1,177 @@
+// What is measured. Each section returns rows {what, ours, peer, ratio, target, unit}.
+import { join } from "node:path";
+import { median, withScratch } from "./measure.mjs";
+
+const of = (key) => (reports) => median(reports.map((report) => report[key]));
+const row = (what, unit, ours, peer, target) => ({ what, unit, ours, peer, ratio: ours / peer, target });
+
+/** Step time, memory and start-up of one shape, with the time its matrix products alone take. */
+function stepSection({ alternate, ours, peer, rounds, models }, preset, shape, targets) {
+  const common = { model: models[preset], ...shape, threads: 2, steps: 8, warmup: 2 };
+  const [mine, theirs] = alternate(
+    rounds,
+    () => ours(common),
+    () => peer({ ...common, preset }),
+  );
+  const { profile } = withScratch((folder) => ours({ ...common, profile: join(folder, "profile") }));
+  const rows = [
+    row("step time", "s", of("medianStepSeconds")(mine), of("medianStepSeconds")(theirs), targets.step),
+    row("processor time of a step", "s", of("medianCpuSeconds")(mine), of("medianCpuSeconds")(theirs)),
+    row("step time over the sum of its GEMMs", "s", profile.runSeconds, profile.gemmSeconds, targets.gemm),
+    row("peak RSS", "MB", of("peakRssMb")(mine), of("peakRssMb")(theirs), targets.rss),
+    row("  of which anonymous", "MB", of("peakRssAnonMb")(mine), of("peakRssAnonMb")(theirs)),
+    row("  of which file-backed", "MB", of("peakRssFileMb")(mine), of("peakRssFileMb")(theirs)),
+    row(
+      "process start to first finished step",
+      "s",
+      of("startToFirstStepSeconds")(mine),
+      of("startToFirstStepSeconds")(theirs),
+      targets.start,
+    ),
+  ];
+  return { rows, versions: { ours: mine[0].versions, peer: theirs[0].versions }, reports: { mine, theirs } };
+}
+
+function sweepSection({ ours, peer, models, alternate }) {
+  const rows = [];
+  for (const batch of [1, 4, 16]) {
+    for (const length of [32, 128, 512]) {
+      const common = {
+        model: models.l6d384,
+        batch,
+        length,
+        threads: 2,
+        steps: batch * length > 4000 ? 2 : 6,
+        warmup: 1,
+        batches: 2,
+      };
+      const [mine, theirs] = alternate(
+        1,
+        () => ours(common),
+        () => peer({ ...common, preset: "l6d384" }),
+      );
+      rows.push(
+        row(
+          `batch ${batch} x ${length}`,
+          "s",
+          of("medianStepSeconds")(mine),
+          of("medianStepSeconds")(theirs),
+        ),
+      );
+    }
+  }
+  return { rows };
+}
+
+/** Three epochs with adapters in the upper half: epochs 2 and 3 start from kept activations. */
+function prefixSection({ alternate, ours, peer, rounds, models }) {
+  const common = {
+    model: models.l6d384,
+    batch: 8,
+    length: 128,
+    threads: 2,
+    epochs: 3,
+    batches: 4,
+    "layers-from": 3,
+  };
+  const [mine, theirs] = alternate(
+    rounds,
+    () => ours({ ...common, "prefix-cache": true }),
+    () => peer({ ...common, preset: "l6d384" }),
+  );
+  const plain = ours(common);
+  const drift = Math.max(...plain.losses.map((loss, step) => Math.abs(loss - mine[0].losses[step])));
+  const rows = [
+    row(
+      "3 epochs, adapters in the upper half",
+      "s",
+      of("totalSeconds")(mine),
+      of("totalSeconds")(theirs),
+      0.6,
+    ),
+  ];
+  rows.push(row("the same without the cache", "s", plain.totalSeconds, of("totalSeconds")(theirs)));
+  return { rows, largestLossDifference: drift };
+}
+
+/** Recomputation of blocks: activation memory (anonymous pages above the smallest run) and time. */
+function recomputeSection({ ours, models, rounds, alternate }) {
+  const common = { model: models.l6d384, batch: 8, length: 256, threads: 2, steps: 4, warmup: 1, batches: 2 };
+  const [kept, again] = alternate(
+    rounds,
+    () => ours(common),
+    () => ours({ ...common, recompute: true }),
+  );
+  const floor = ours({ ...common, batch: 1, length: 16 }).peakRssAnonMb;
+  const memory = (reports) => of("peakRssAnonMb")(reports) - floor;
+  return {
+    rows: [
+      { ...row("activation memory with recomputation", "MB", memory(again), memory(kept), 0.5) },
+      {
+        ...row(
+          "step time with recomputation",
+          "s",
+          of("medianStepSeconds")(again),
+          of("medianStepSeconds")(kept),
+          1.35,
+        ),
+      },
+    ],
+  };
+}
+
+function memorySection({ ours }) {
+  const loss = ours({ tokens: 1024, vocabulary: 50257, hidden: 768 }, "cross-entropy.mjs");
+  return {
+    rows: [
+      {
+        what: "cross-entropy, 1024 tokens x 50257: peak over idle",
+        unit: "MB",
+        ours: loss.peakMb,
+        peer: 80,
+        ratio: loss.peakMb / 80,
+        target: 1,
+      },
+    ],
+  };
+}
+
+function sharedSection({ ours, models }) {
+  const { oneMb, twoMb, weightsMb } = ours({ model: models["gpt2-124m"] }, "two-sessions.mjs");
+  return {
+    rows: [
+      {
+        what: "second session over the same weights, share of them",
+        unit: "MB",
+        ours: twoMb - oneMb,
+        peer: weightsMb,
+        ratio: (twoMb - oneMb) / weightsMb,
+        target: 0.05,
+      },
+    ],
+  };
+}
+
+export const sections = [
+  {
+    name: "step",
+    title: "LoRA r=8, GPT-2 124M, batch 4 x 128",
+    run: (tools) =>
+      stepSection(
+        tools,
+        "gpt2-124m",
+        { batch: 4, length: 128 },
+        { step: 0.85, gemm: 1.2, rss: 0.7, start: 0.4 },
+      ),
+  },
+  {
+    name: "small",
+    title: "LoRA r=8, 6 layers of width 384, batch 8 x 128",
+    run: (tools) => stepSection(tools, "l6d384", { batch: 8, length: 128 }, { step: 0.85 }),
+  },
+  { name: "sweep", title: "Step time by batch and length, 6 layers of width 384", run: sweepSection },
+  { name: "prefix", title: "Frozen-prefix cache", run: prefixSection },
+  { name: "recompute", title: "Recomputation", run: recomputeSection },
+  { name: "loss", title: "Cross-entropy memory", run: memorySection },
+  { name: "shared", title: "Two sessions on one weight file", run: sharedSection },
+];
