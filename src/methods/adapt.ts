@@ -3,8 +3,9 @@ import type { CausalLm } from "../models/index.js";
 import { type AdaptedLm, adaptedLm, isAdapted } from "./adapted.js";
 import { type Adapter, createAdapter } from "./adapter.js";
 import type { Adaptation, SiteConfig } from "./method.js";
-import { type LoadAdapterOptions, loadPeft } from "./peft/load.js";
+import { type LoadAdapterOptions, readPeft } from "./peft/load.js";
 import { savePeft } from "./peft/save.js";
+import { checkEffect, type Receipt, type Receipted, receiptOf } from "./receipt.js";
 
 export interface AdaptOptions {
   /** Name of the adapter. Default "default". */
@@ -37,23 +38,64 @@ export async function adapt<Config extends SiteConfig>(
   return withAdapter(model, adapter);
 }
 
-/** Loads a PEFT adapter folder onto a model. Throws as `loadPeft`. */
+/**
+ * Loads a PEFT adapter folder onto a model, and checks what it does there: the receipt says what changed.
+ *
+ * Throws as `loadPeft`; `adapter-no-effect` when no weight changes; `adapter-invalid` for tensors that are not finite.
+ *
+ * @example
+ * ```ts
+ * import { formatReceipt, loadAdapter } from "tunesmith/methods";
+ * import { loadModel } from "tunesmith/models";
+ * const model = await loadAdapter(await loadModel("path/to/model"), "path/to/adapter");
+ * console.log(formatReceipt(model.receipt));
+ * ```
+ */
 export async function loadAdapter(
   model: CausalLm,
   folder: string,
-  options: LoadAdapterOptions = {},
-): Promise<AdaptedLm> {
+  options: LoadAdapterOptions & EffectOptions = {},
+): Promise<AdaptedLm & Receipted> {
   const base = isAdapted(model) ? model.base : model;
-  return withAdapter(model, await loadPeft(base, folder, options));
+  const { adapter, warnings } = await readPeft(base, folder, options);
+  const adapted = withAdapter(model, adapter);
+  const receipt = await receiptOf(adapted, { adapter: adapter.name, action: "load", warnings });
+  if (!options.allowNoEffect) checkEffect(receipt);
+  return { ...adapted, receipt };
 }
 
-/** Saves one adapter of a model as a PEFT folder; default: the last active one. */
+export interface EffectOptions {
+  /** Accept an adapter that changes no weight (untrained, or all zeros). Default false. */
+  readonly allowNoEffect?: boolean;
+}
+
+export interface SaveAdapterOptions extends EffectOptions {
+  /** Which adapter; default: the last active one. */
+  readonly name?: string;
+}
+
+/**
+ * Saves one adapter of a model as a PEFT folder and returns what it holds. Nothing is written when it throws.
+ *
+ * Throws `adapter-no-effect` for an adapter that changes nothing (it was never trained), `adapter-invalid` for tensors
+ * that are not finite, `file-write-failed`.
+ *
+ * @example
+ * ```ts
+ * import { type AdaptedLm, formatReceipt, saveAdapter } from "tunesmith/methods";
+ * export const save = async (trained: AdaptedLm) => formatReceipt(await saveAdapter(trained, "path/to/adapter"));
+ * ```
+ */
 export async function saveAdapter(
   model: AdaptedLm,
   folder: string,
-  name = model.active.at(-1) ?? "default",
-): Promise<void> {
-  await savePeft(model.base, adapterNamed(model, name), folder);
+  options: SaveAdapterOptions = {},
+): Promise<Receipt> {
+  const adapter = adapterNamed(model, options.name ?? model.active.at(-1) ?? "default");
+  const receipt = await receiptOf(model, { adapter: adapter.name, action: "save" });
+  if (!options.allowNoEffect) checkEffect(receipt);
+  await savePeft(model.base, adapter, folder);
+  return receipt;
 }
 
 function withAdapter(model: CausalLm, adapter: Adapter): AdaptedLm {

@@ -11,6 +11,8 @@ import {
   siteOf,
 } from "../models/index.js";
 import type { Adapter, AdapterSite } from "./adapter.js";
+import { effectiveWeight, valuesOf } from "./effective.js";
+import { plainFields } from "./fields.js";
 import type { SiteCall } from "./method.js";
 import { sameOperator, withSaved } from "./saved.js";
 import { embedTokens, scoreTokens } from "./tokens.js";
@@ -42,7 +44,7 @@ export function adaptedLm(
   for (const adapter of adapters.values())
     for (const entry of adapter.parameters.values()) parameters.set(entry.name, entry);
   return {
-    ...base,
+    ...plainFields(base),
     base,
     adapters,
     active,
@@ -127,14 +129,4 @@ function forwardFlat(
       training ? dropout(value, probability, `${adapter.name}/${own.shape.path}`) : value,
   };
   return ops.reshape(method.forward(call, config), y.shape, [y]);
-}
-
-export const valuesOf = (site: AdapterSite): Record<string, Value> =>
-  Object.fromEntries(Object.entries(site.tensors).map(([name, entry]) => [name, entry.value]));
-
-/** W + gate·(W' − W), `[out, in]`. */
-export function effectiveWeight(weight: Value, site: AdapterSite, adapter: Adapter): Value {
-  const { method, config } = adapter.adaptation;
-  const changed = method.weight(weight, valuesOf(site), site.shape, config);
-  return ops.add(weight, ops.mul(ops.sub(changed, weight), adapter.gate.value));
 }

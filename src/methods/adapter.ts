@@ -81,33 +81,62 @@ function transposed(data: Float32Array, rows: number, columns: number): Float32A
   return out;
 }
 
+/** Stored numbers of a site's tensor, of exactly `shape`; undefined for a tensor that is not stored. */
+export type StoredTensor = (
+  site: SiteShape,
+  key: string,
+  shape: readonly number[],
+) => Promise<Float32Array | undefined>;
+
 /**
- * Creates an adapter's tensors on a model. Throws `target-not-found`, `target-unsupported` (a site the method cannot
- * adapt), `config-invalid`.
+ * Creates an adapter's tensors on a model, from a file where `stored` finds them and by their initialisers otherwise.
+ * Throws `target-not-found`, `target-unsupported` (a site the method cannot adapt), `config-invalid`.
  */
 export async function createAdapter(
   model: CausalLm,
   adaptation: Adaptation,
   name: string,
   seed: number,
+  stored: StoredTensor = async () => undefined,
 ): Promise<Adapter> {
-  const { method, config } = adaptation;
   const outputs = probeOutputs(model);
-  const chosen = chooseSites(model, sitesOf(outputs), adaptation);
   const sites = new Map<string, AdapterSite>();
-  for (const site of chosen) {
+  for (const site of chooseSites(model, sitesOf(outputs), adaptation)) {
     const shape = shapeOfSite(site);
-    const tensors: Record<string, Parameter> = {};
-    const shared = new Map<string, Promise<unknown>>();
-    for (const [key, spec] of Object.entries(method.tensors(shape, config))) {
-      const data = await spec.init(initContext(site, shape, seed, key, shared));
-      tensors[key] = parameter(`${name}/${site.path}.${key}`, spec.shape, data, spec.trainable);
-    }
+    const tensors = await siteTensors(site, shape, adaptation, { name, seed, stored });
     sites.set(site.path, { shape, weightName: site.weightName, orientation: site.orientation, tensors });
   }
-  const saved = await savedTensors(outputs, name, config, new Set(sites.keys()));
-  const tokens = await tokenRows(sitesOf(outputs), name, config.trainableTokens);
+  const saved = await savedTensors(outputs, name, adaptation.config, new Set(sites.keys()));
+  const tokens = await tokenRows(sitesOf(outputs), name, adaptation.config.trainableTokens);
   return assemble(name, adaptation, sites, saved, tokens);
+}
+
+/** More numbers than one typed array of floats holds on every platform. */
+const MOST_NUMBERS = 2 ** 30;
+
+async function siteTensors(
+  site: Site,
+  shape: SiteShape,
+  { method, config }: Adaptation,
+  { name, seed, stored }: { name: string; seed: number; stored: StoredTensor },
+): Promise<Record<string, Parameter>> {
+  const tensors: Record<string, Parameter> = {};
+  const shared = new Map<string, Promise<unknown>>();
+  for (const [key, spec] of Object.entries(method.tensors(shape, config))) {
+    const read = await stored(shape, key, spec.shape);
+    if (!read && spec.shape.reduce((product, size) => product * size, 1) > MOST_NUMBERS) {
+      throw new TunesmithError(
+        "config-invalid",
+        `${site.path}: ${key} of shape [${spec.shape}] is too large`,
+        {
+          fix: "choose a smaller rank",
+        },
+      );
+    }
+    const data = read ?? (await spec.init(initContext(site, shape, seed, key, shared)));
+    tensors[key] = parameter(`${name}/${site.path}.${key}`, spec.shape, data, spec.trainable);
+  }
+  return tensors;
 }
 
 export function assemble(
@@ -131,9 +160,8 @@ export function assemble(
 
 function chooseSites(model: CausalLm, sites: readonly Site[], { method, config }: Adaptation): Site[] {
   const unique = [...new Map(sites.map((site) => [site.path, site] as const)).values()];
-  const onlyOther =
-    config.targets === undefined && (config.trainableTokens ?? config.modulesToSave) !== undefined;
-  if (Array.isArray(config.targets) && config.targets.length === 0 && onlyOther) return [];
+  const trainsOther = config.trainableTokens !== undefined || config.modulesToSave !== undefined;
+  if (Array.isArray(config.targets) && config.targets.length === 0 && trainsOther) return [];
   const chosen = selectTargets(unique, {
     targets: config.targets ?? model.defaultTargets,
     exclude: config.exclude,

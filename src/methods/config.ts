@@ -1,4 +1,5 @@
 import { z } from "zod";
+import { TunesmithError } from "../errors/index.js";
 
 const names = z.union([z.string(), z.array(z.string())]);
 
@@ -20,3 +21,19 @@ export const siteConfigSchema = z.strictObject({
     .optional()
     .describe("rows of the input embedding to train"),
 });
+
+/** Reads a configuration by a method's schema. Throws `config-invalid` naming method, field and what is wrong. */
+export function parseConfig<Schema extends z.ZodObject>(
+  method: string,
+  schema: Schema,
+  config: unknown,
+): z.infer<Schema> {
+  const parsed = schema.safeParse(config);
+  if (parsed.success) return parsed.data;
+  const issue = parsed.error.issues[0];
+  const field = issue?.path.join(".") ?? "";
+  throw new TunesmithError("config-invalid", `${method}: ${field ? `${field}: ` : ""}${issue?.message}`, {
+    fix: `its options: ${Object.keys(schema.shape).join(", ")}`,
+    details: { method, field },
+  });
+}

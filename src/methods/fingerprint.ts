@@ -2,6 +2,7 @@ import { sha256, sourceChunks } from "#io";
 import { TunesmithError } from "../errors/index.js";
 import type { CausalLm } from "../models/index.js";
 import { bytesOf, isTensorRef } from "../tensor/index.js";
+import type { Adapter } from "./adapter.js";
 
 /** Content hash (first 16 hex digits of SHA-256) of base tensors, by name. */
 export type Fingerprint = Readonly<Record<string, string>>;
@@ -51,4 +52,11 @@ export async function checkFingerprint(
       details: { different, missing },
     },
   );
+}
+
+/** Base tensors an adapter acts on, by name. */
+export function touchedWeights(adapter: Adapter): string[] {
+  const sites = [...adapter.sites.values()].map((site) => site.weightName);
+  const saved = adapter.saved.map((entry) => entry.weightName);
+  return [...new Set([...sites, ...saved, ...adapter.tokens.map((entry) => entry.weightName)])];
 }

@@ -4,6 +4,7 @@ import { constant, type Value } from "../graph/index.js";
 import { type CausalLm, nearest, type Parameter, rewriteOutputs } from "../models/index.js";
 import { readTensor, tensor, toFloat32 } from "../tensor/index.js";
 import { parameter } from "./adapter.js";
+import { plainFields } from "./fields.js";
 
 /** Settings of full fine-tuning. */
 export const fullSchema = z.strictObject({
@@ -84,12 +85,6 @@ export function freeze(model: CausalLm): CausalLm {
     parameters: base.parameters,
     build: (inputs) => rewriteOutputs(base.build(inputs), { replace }),
   };
-}
-
-/** A model's description without what adapters or unfreezing added: it no longer is theirs. */
-function plainFields(model: CausalLm): Omit<CausalLm, "build" | "parameters"> {
-  const { task, architecture, sizes, weights, config, defaultTargets, tokenizer, origin } = model;
-  return { task, architecture, sizes, weights, config, defaultTargets, tokenizer, origin };
 }
 
 async function trainable(name: string, weight: Value): Promise<Parameter> {

@@ -2,7 +2,9 @@ export {
   type AdaptOptions,
   adapt,
   adapterNamed,
+  type EffectOptions,
   loadAdapter,
+  type SaveAdapterOptions,
   saveAdapter,
   setActive,
   setScale,
@@ -11,9 +13,10 @@ export {
 export { type AdaptedLm, isAdapted } from "./adapted.js";
 export type { Adapter, AdapterSite } from "./adapter.js";
 export { checkFingerprint, type Fingerprint, fingerprint } from "./fingerprint.js";
-export { type LoraConfig, lora, loraMethod } from "./lowrank/lora.js";
-export { merge } from "./merge.js";
 export { type FullConfig, freeze, fullSchema, isUnfrozen, type UnfrozenLm, unfreeze } from "./full.js";
+export { type LoraConfig, lora, loraMethod } from "./lowrank/lora.js";
+export type { TensorChangeNorm } from "./measure.js";
+export { type MergeOptions, merge } from "./merge.js";
 export type {
   Adaptation,
   InitContext,
@@ -25,4 +28,19 @@ export type {
 } from "./method.js";
 export { type LoadAdapterOptions, loadPeft } from "./peft/load.js";
 export { savePeft } from "./peft/save.js";
+export {
+  formatReceipt,
+  type Receipt,
+  type ReceiptAction,
+  type Receipted,
+  type ReceiptOptions,
+  receiptOf,
+} from "./receipt.js";
+export {
+  applyMethod,
+  describeMethod,
+  type MethodEntry,
+  methodNamed,
+  methodNames,
+} from "./registry.js";
 export { isTarget, selectTargets, type TargetSelection } from "./targets.js";

@@ -1,5 +1,6 @@
 import type { Node, Value, Visit } from "../graph/index.js";
 import { type CausalLm, rewriteOutputs } from "../models/index.js";
+import { plainFields } from "./fields.js";
 import { sameOperator, withSaved } from "./saved.js";
 
 /**
@@ -8,12 +9,19 @@ import { sameOperator, withSaved } from "./saved.js";
  */
 export function reweighted(model: CausalLm, changes: ReadonlyMap<string, Value>): CausalLm {
   const visit: Visit = (node, values) => {
-    const swapped = withSaved(node, values, changes) ?? addedBias(node, values, changes);
-    return swapped && sameOperator(node, swapped);
+    const swapped = withSaved(node, values, changes);
+    const inputs = addedBias(node, swapped ?? values, changes) ?? swapped;
+    return inputs && sameOperator(node, inputs);
   };
   const weights = new Map(model.weights);
   for (const [key, value] of changes) weights.set(key.replace("/", "."), value);
-  return { ...model, weights, build: (inputs) => rewriteOutputs(model.build(inputs), { visit }) };
+  const { parameters } = model;
+  return {
+    ...plainFields(model),
+    parameters,
+    weights,
+    build: (inputs) => rewriteOutputs(model.build(inputs), { visit }),
+  };
 }
 
 /** A merged bias of a linear map that had none becomes its third operand. */

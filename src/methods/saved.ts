@@ -16,7 +16,8 @@ export interface SavedTensor {
   readonly parameter: Parameter;
 }
 
-interface Use {
+/** A base tensor where a module reads it. */
+export interface TensorUse {
   readonly path: string;
   readonly weight: Value;
   readonly leaf: string;
@@ -24,9 +25,9 @@ interface Use {
 
 const leafOf = (name: string) => name.slice(name.lastIndexOf(".") + 1);
 
-/** Every (module, constant) pair of a forward pass. */
-function usesOf(outputs: LmOutputs): Use[] {
-  const uses = new Map<string, Use>();
+/** Every (module, float32 tensor) pair of a forward pass, in execution order. */
+export function tensorUses(outputs: LmOutputs): TensorUse[] {
+  const uses = new Map<string, TensorUse>();
   for (const node of reach([outputs.logits]).nodes) {
     for (const value of node.inputs) {
       if (value?.source.kind !== "constant" || value.name === undefined || value.dtype !== "float32")
@@ -47,7 +48,7 @@ export async function savedTensors(
   config: SiteConfig,
   adapted: ReadonlySet<string>,
 ): Promise<SavedTensor[]> {
-  const uses = usesOf(outputs);
+  const uses = tensorUses(outputs);
   const modules = config.modulesToSave ?? [];
   for (const name of modules) {
     if (uses.some(({ path }) => isNamed(path, name))) continue;
@@ -64,7 +65,7 @@ export async function savedTensors(
   return Promise.all(wanted.map((use) => savedTensor(adapter, use)));
 }
 
-async function savedTensor(adapter: string, { path, weight, leaf }: Use): Promise<SavedTensor> {
+async function savedTensor(adapter: string, { path, weight, leaf }: TensorUse): Promise<SavedTensor> {
   const { source } = weight;
   if (source.kind !== "constant")
     throw new TunesmithError("graph-invalid", `${path}.${leaf} is not a constant`);

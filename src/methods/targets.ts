@@ -24,7 +24,7 @@ export interface Candidate {
   readonly isHead: boolean;
 }
 
-const escape = (text: string) => text.replace(/[.*+?^${}()|[\]\\]/g, "\\$&");
+const escaped = (text: string) => text.replace(/[.*+?^${}()|[\]\\]/g, "\\$&");
 
 /** Python's `re.fullmatch`. Throws `config-invalid` for a pattern JavaScript cannot read. */
 function fullMatch(pattern: string, path: string): boolean {
@@ -53,10 +53,13 @@ const isAllLinear = (targets: string | readonly string[]): boolean =>
 
 /** Index of the layer a path lies in, by PEFT's patterns. */
 function layerIndex(path: string, pattern: string | readonly string[] | undefined): number | undefined {
-  const names = pattern === undefined || pattern.length === 0 ? ["[^.]*"] : [pattern].flat();
-  for (const name of names) {
-    const found = regex(`.*?\\.${name}\\.(\\d+)\\.`, name).exec(path);
-    if (found?.index === 0) return Number(found[1]);
+  const expressions =
+    pattern === undefined || pattern.length === 0
+      ? [/^.*?\.[^.]*\.(\d+)\./]
+      : [pattern].flat().map((name) => regex(`^(?:.*?\\.)?${name}\\.(\\d+)\\.`, name));
+  for (const expression of expressions) {
+    const found = expression.exec(path);
+    if (found) return Number(found[1]);
   }
   return undefined;
 }
@@ -66,7 +69,7 @@ export function isTarget(candidate: Candidate, selection: TargetSelection): bool
   const { path } = candidate;
   const { targets, exclude, saved = [], layers, layersPattern } = selection;
   if (exclude !== undefined && exclude.length > 0 && matches(path, exclude)) return false;
-  if (saved.some((name) => new RegExp(`(^|.*\\.)${escape(name)}($|\\..*)`).test(path))) return false;
+  if (saved.some((name) => new RegExp(`(^|.*\\.)${escaped(name)}($|\\..*)`).test(path))) return false;
   if (isAllLinear(targets)) return candidate.kind === "linear" && !candidate.isHead;
   if (!matches(path, targets)) return false;
   if (typeof targets === "string" || targets.includes(path) || !layers) return true;
@@ -76,7 +79,8 @@ export function isTarget(candidate: Candidate, selection: TargetSelection): bool
 
 /**
  * The selected candidates. Throws `target-not-found` when nothing matches, or when one item of the list matches
- * nothing (a misspelled name must not hide behind a correct one); the message lists near names.
+ * nothing (a misspelled name must not hide behind a correct one); the message lists near names. Throws
+ * `target-unsupported` when an item names a group of modules (`mlp`).
  */
 export function selectTargets<T extends Candidate>(
   candidates: readonly T[],
@@ -85,6 +89,7 @@ export function selectTargets<T extends Candidate>(
   const { targets } = selection;
   const chosen = candidates.filter((candidate) => isTarget(candidate, selection));
   const wanted = typeof targets === "string" ? [] : targets;
+  checkGroups(candidates, selection);
   const idle = wanted.filter((item) => !candidates.some(({ path }) => endsWith(path, [item])));
   if (chosen.length > 0 && idle.length === 0) return chosen;
   const missed = idle[0] ?? (typeof targets === "string" ? targets : targets.join(", "));
@@ -99,6 +104,29 @@ export function selectTargets<T extends Candidate>(
     details: { target: missed, modules: candidates.map(({ path }) => path) },
   });
 }
+
+/** A name that also stands for a group of modules is not guessed at, as in the reference. */
+function checkGroups(candidates: readonly Candidate[], selection: TargetSelection): void {
+  const { targets } = selection;
+  if (typeof targets === "string") return;
+  const paths = new Set(candidates.map(({ path }) => path));
+  const groups = new Set(candidates.flatMap(({ path }) => parentsOf(path)));
+  for (const group of groups) {
+    if (paths.has(group) || !isTarget({ path: group, kind: "linear", isHead: false }, selection)) continue;
+    const inside = [...paths].filter((path) => path.startsWith(`${group}.`)).slice(0, 3);
+    throw new TunesmithError(
+      "target-unsupported",
+      `target '${targets.find((item) => endsWith(group, [item]))}' names '${group}', a group of modules`,
+      { fix: `name modules in it, such as ${inside.join(", ")}`, details: { group } },
+    );
+  }
+}
+
+/** `a`, `a.b` of `a.b.c`. */
+const parentsOf = (path: string): string[] => {
+  const segments = path.split(".");
+  return segments.slice(1).map((_, at) => segments.slice(0, at + 1).join("."));
+};
 
 /** The first key of a pattern table that matches a path (`rank_pattern`, `alpha_pattern`), else the default. */
 export function patternValue(

@@ -56,7 +56,7 @@ async function rowsOf(
   const table = toFloat32(await readTensor(source.data));
   const width = site.outFeatures;
   const rows = new Float32Array(ids.length * width);
-  ids.forEach((id, at) => rows.set(table.subarray(id * width, (id + 1) * width), at * width));
+  for (const [at, id] of ids.entries()) rows.set(table.subarray(id * width, (id + 1) * width), at * width);
   return {
     path: site.path,
     weightName: site.weightName,

@@ -1,6 +1,6 @@
 import { z } from "zod";
 import { ops, type Value } from "../../graph/index.js";
-import { siteConfigSchema } from "../config.js";
+import { parseConfig, siteConfigSchema } from "../config.js";
 import type { Adaptation, Method, SiteShape, TensorSpec, TensorValues } from "../method.js";
 import { patternValue } from "../targets.js";
 import { type LoraInit, loraInitSchema, loraInits } from "./lora-init.js";
@@ -79,10 +79,14 @@ function rowNorms(weight: Float32Array, site: SiteShape): Float32Array {
   });
 }
 
-/** V = W + s·B·A. */
+/** V = W + s·B·A, or W + s·(B·A − B0·A0): exactly W while A and B are what they started as. */
 function additive(weight: Value, values: TensorValues, site: SiteShape, config: LoraConfig): Value {
-  const { a, b } = factors(values, site);
-  return ops.gemm(b, a, weight, { alpha: loraScale(site.path, config).scale });
+  const [a, b] = [values[nameA(site)] as Value, values[nameB(site)] as Value];
+  const { lora_A0: a0, lora_B0: b0 } = values;
+  const { scale } = loraScale(site.path, config);
+  if (!a0 || !b0) return ops.gemm(b, a, weight, { alpha: scale });
+  const change = ops.sub(ops.matmul(b, a), ops.matmul(b0, a0));
+  return ops.add(weight, ops.mul(change, scale));
 }
 
 /** m / ‖V‖ per output row, the norm held constant in the backward pass as in the paper, `[out, 1]`. */
@@ -158,5 +162,5 @@ export const loraMethod: Method<LoraConfig> = {
  * ```
  */
 export function lora(config: z.input<typeof schema> = {}): Adaptation<LoraConfig> {
-  return { method: loraMethod, config: schema.parse(config) };
+  return { method: loraMethod, config: parseConfig("lora", schema, config) };
 }

@@ -84,11 +84,23 @@ export function parsePeftConfig(json: Readonly<Record<string, unknown>>, file: s
 const list = (value: string | readonly string[] | null | undefined) =>
   typeof value === "string" || value === undefined ? value : value === null ? undefined : [...value];
 
-/** The LoRA adaptation a PEFT config describes. */
-export function adaptationOf(config: PeftConfig): Adaptation<LoraConfig> {
+/** The LoRA adaptation a PEFT config describes. Throws `adapter-invalid` for a value that LoRA cannot take. */
+export function adaptationOf(config: PeftConfig, file: string): Adaptation<LoraConfig> {
+  try {
+    return lora(loraConfigOf(config));
+  } catch (cause) {
+    if (!(cause instanceof TunesmithError)) throw cause;
+    throw new TunesmithError("adapter-invalid", `${file}: ${cause.message.split("\n")[0]}`, {
+      fix: "compare it with a file that PEFT wrote",
+      cause,
+    });
+  }
+}
+
+function loraConfigOf(config: PeftConfig): Parameters<typeof lora>[0] {
   const init = config.init_lora_weights;
   const known = typeof init === "string" && /^(gaussian|olora|orthogonal|pissa(_niter_\d+)?)$/.test(init);
-  return lora({
+  return {
     rank: config.r,
     alpha: config.lora_alpha,
     dropout: config.lora_dropout,
@@ -105,10 +117,10 @@ export function adaptationOf(config: PeftConfig): Adaptation<LoraConfig> {
     alphaPattern: config.alpha_pattern ?? {},
     modulesToSave: config.modules_to_save ?? undefined,
     trainableTokens: config.trainable_token_indices ?? undefined,
-  });
+  };
 }
 
-/** The config file of a LoRA adapter; `factor` doubles ranks when it is written in portable form. */
+/** The config file of a LoRA adapter; ranks are doubled when it is written in portable form. */
 export function peftConfigOf(
   config: LoraConfig,
   context: {

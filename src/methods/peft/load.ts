@@ -1,11 +1,14 @@
-import { fileExists, joinPath } from "#io";
+import { fileExists, joinPath, listDir, stat } from "#io";
 import { TunesmithError } from "../../errors/index.js";
 import { type CausalLm, nearest, readJson } from "../../models/index.js";
 import { openSharded, readTensor, type TensorFile, tensorsEqual, toFloat32 } from "../../tensor/index.js";
 import { type Adapter, createAdapter } from "../adapter.js";
 import { checkFingerprint, type Fingerprint } from "../fingerprint.js";
+import type { SiteShape } from "../method.js";
 import { adaptationOf, parsePeftConfig } from "./config.js";
-import { PREFIX, peftNames } from "./names.js";
+import { PREFIX, peftNames, siteTensorName } from "./names.js";
+
+const CONFIG_FILE = "adapter_config.json";
 
 export interface LoadAdapterOptions {
   readonly name?: string;
@@ -15,56 +18,154 @@ export interface LoadAdapterOptions {
 
 /** Key under which the fingerprint of the base travels in the safetensors metadata. */
 export const FINGERPRINT_KEY = "tunesmith.base_fingerprint";
+/** Key of the hash of the tokenizer it was trained with. */
+export const TOKENIZER_KEY = "tunesmith.tokenizer_hash";
+
+/** An adapter read from a folder, and what the user should know about it. */
+export interface ReadAdapter {
+  readonly adapter: Adapter;
+  readonly warnings: readonly string[];
+}
 
 /**
- * Reads a PEFT adapter folder for a model. Stricter than the reference: every tensor the config promises must be there
- * with its shape, every tensor in the file must be used, and the base must be the one it was trained on when that is known.
+ * Reads a PEFT adapter folder for a model, without putting it on: `loadAdapter` does both and checks the effect.
+ * Stricter than the reference: every tensor the config promises must be there with its shape, every tensor in the file
+ * must be used, and the base must be the one it was trained on when that is known. A folder with one adapter in a
+ * sub-folder (PEFT puts named adapters there) stands for it.
  *
- * Throws `file-not-found`, `file-corrupt`, `adapter-invalid`, `wrong-base`, `target-not-found`.
+ * Throws `file-not-found`, `file-corrupt`, `format-unsupported` (a pickle), `adapter-invalid`, `wrong-base`,
+ * `target-not-found`.
  */
 export async function loadPeft(
   model: CausalLm,
   folder: string,
   options: LoadAdapterOptions = {},
 ): Promise<Adapter> {
-  const configPath = joinPath(folder, "adapter_config.json");
-  if (!(await fileExists(configPath))) {
-    throw new TunesmithError("file-not-found", `${folder}: no adapter_config.json`, {
-      fix: "give the folder of a PEFT adapter",
-    });
-  }
-  const config = parsePeftConfig(await readJson(configPath), configPath);
-  const file = await openSharded(folder, "adapter_model");
+  return (await readPeft(model, folder, options)).adapter;
+}
+
+/** As `loadPeft`, with the warnings. */
+export async function readPeft(
+  model: CausalLm,
+  given: string,
+  options: LoadAdapterOptions = {},
+): Promise<ReadAdapter> {
+  const folder = await adapterFolder(given, options.name);
+  const configPath = joinPath(folder, CONFIG_FILE);
+  const adaptation = adaptationOf(parsePeftConfig(await readJson(configPath), configPath), configPath);
+  const file = await openAdapterFile(folder);
   try {
-    const prints = file.metadata.get(FINGERPRINT_KEY);
-    if (prints !== undefined && !options.anyBase) {
-      await checkFingerprint(model, JSON.parse(prints) as Fingerprint, folder);
-    }
-    const adapter = await createAdapter(model, adaptationOf(config), options.name ?? "default", 0);
-    await fill(adapter, file, model);
-    return adapter;
+    if (!options.anyBase) await checkBase(model, file);
+    const stored = (site: SiteShape, key: string, shape: readonly number[]) =>
+      readSiteTensor(file, siteTensorName(site.path, key), shape);
+    const adapter = await createAdapter(model, adaptation, options.name ?? "default", 0, stored);
+    await fillRest(adapter, file);
+    await checkLeftOver(adapter, file, model);
+    return { adapter, warnings: tokenizerWarnings(model, file) };
   } finally {
     await file.close();
   }
 }
 
-async function fill(adapter: Adapter, file: TensorFile, model: CausalLm): Promise<void> {
-  const wanted = peftNames(adapter);
-  for (const [parameterName, name] of wanted) {
-    const entry = file.entries.get(name);
-    const parameter = adapter.parameters.get(parameterName);
-    if (!entry || !parameter) throw missing(file, name);
-    const same = entry.shape.join() === parameter.tensor.shape.join();
-    if (!same) {
-      throw new TunesmithError(
-        "adapter-invalid",
-        `${file.name}: '${name}' has shape [${entry.shape}], this model needs [${parameter.tensor.shape}]`,
-        { fix: "the adapter belongs to another base, or its config names another rank" },
-      );
-    }
-    (parameter.tensor.data as Float32Array).set(toFloat32(await readTensor(entry)));
+/** The folder itself, or the sub-folder of the adapter that is meant. */
+async function adapterFolder(folder: string, name: string | undefined): Promise<string> {
+  const holds = (path: string) => fileExists(joinPath(path, CONFIG_FILE));
+  if (await holds(folder)) return folder;
+  const isFolder = (await fileExists(folder)) && (await stat(folder)).isDirectory;
+  const found: string[] = [];
+  for (const entry of isFolder ? await listDir(folder) : [])
+    if (await holds(joinPath(folder, entry))) found.push(entry);
+  const chosen = found.find((entry) => entry === name) ?? (found.length === 1 ? found[0] : undefined);
+  if (chosen !== undefined) return joinPath(folder, chosen);
+  throw new TunesmithError("file-not-found", `${folder}: no ${CONFIG_FILE}`, {
+    fix:
+      found.length > 0
+        ? `name one of the adapters in its sub-folders: ${found.map((entry) => joinPath(folder, entry)).join(", ")}`
+        : "give the folder of a PEFT adapter",
+  });
+}
+
+async function openAdapterFile(folder: string): Promise<TensorFile> {
+  const pickle = joinPath(folder, "adapter_model.bin");
+  const names = await listDir(folder);
+  if (
+    names.includes("adapter_model.bin") &&
+    !names.some((name) => name.startsWith("adapter_model.safetensors"))
+  ) {
+    throw new TunesmithError(
+      "format-unsupported",
+      `${pickle} is a Python pickle, which can run code and is not read`,
+      {
+        fix: "load it once with PEFT and save it again: save_pretrained writes adapter_model.safetensors",
+      },
+    );
   }
-  const used = new Set(wanted.values());
+  return openSharded(folder, "adapter_model");
+}
+
+/** Compares the base with what the file says of the one it was trained on. */
+async function checkBase(model: CausalLm, file: TensorFile): Promise<void> {
+  const prints = file.metadata.get(FINGERPRINT_KEY);
+  if (prints === undefined) return;
+  const expected = parseFingerprint(prints);
+  if (expected) return checkFingerprint(model, expected, file.name);
+  throw new TunesmithError(
+    "adapter-invalid",
+    `${file.name}: '${FINGERPRINT_KEY}' in its metadata is damaged`,
+    {
+      fix: "pass { anyBase: true } to load it without the check",
+    },
+  );
+}
+
+function parseFingerprint(text: string): Fingerprint | undefined {
+  try {
+    const value: unknown = JSON.parse(text);
+    const isTable = typeof value === "object" && value !== null && !Array.isArray(value);
+    return isTable && Object.values(value).every((hash) => typeof hash === "string")
+      ? (value as Fingerprint)
+      : undefined;
+  } catch {
+    return undefined;
+  }
+}
+
+function tokenizerWarnings(model: CausalLm, file: TensorFile): string[] {
+  const expected = file.metadata.get(TOKENIZER_KEY);
+  if (expected === undefined || !model.tokenizer || model.tokenizer.hash === expected) return [];
+  return ["the model's tokenizer is not the one the adapter was trained with"];
+}
+
+/** A tensor of the file; its shape is checked before anything is read. */
+async function readSiteTensor(
+  file: TensorFile,
+  name: string | undefined,
+  shape: readonly number[],
+): Promise<Float32Array | undefined> {
+  if (name === undefined) return undefined;
+  const entry = file.entries.get(name);
+  if (!entry) throw missing(file, name);
+  if (entry.shape.join() !== shape.join()) {
+    throw new TunesmithError(
+      "adapter-invalid",
+      `${file.name}: '${name}' has shape [${entry.shape}], this model needs [${shape}]`,
+      { fix: "the adapter belongs to another base, or its config names another rank" },
+    );
+  }
+  return toFloat32(await readTensor(entry)).slice();
+}
+
+/** Modules saved whole and token rows: they were made from the base, which gives their shapes. */
+async function fillRest(adapter: Adapter, file: TensorFile): Promise<void> {
+  const names = peftNames(adapter);
+  for (const { parameter } of [...adapter.saved, ...adapter.tokens]) {
+    const data = await readSiteTensor(file, names.get(parameter.name), parameter.tensor.shape);
+    if (data) (parameter.tensor.data as Float32Array).set(data);
+  }
+}
+
+async function checkLeftOver(adapter: Adapter, file: TensorFile, model: CausalLm): Promise<void> {
+  const used = new Set(peftNames(adapter).values());
   for (const name of file.entries.keys()) if (!used.has(name)) await checkExtra(name, file, model);
 }
 

@@ -12,13 +12,19 @@ const SUFFIX: Readonly<Record<string, string>> = {
   lora_magnitude_vector: "lora_magnitude_vector",
 };
 
+/** Name in a PEFT file of a site's tensor; undefined for frozen helpers. */
+export const siteTensorName = (path: string, key: string): string | undefined => {
+  const suffix = SUFFIX[key];
+  return suffix && `${PREFIX}${path}.${suffix}`;
+};
+
 /** Names in a PEFT file by parameter name; frozen helper tensors (A0, B0) have none. */
 export function peftNames(adapter: Adapter): Map<string, string> {
   const names = new Map<string, string>();
   for (const [path, site] of adapter.sites) {
     for (const [key, entry] of Object.entries(site.tensors)) {
-      const suffix = SUFFIX[key];
-      if (suffix) names.set(entry.name, `${PREFIX}${path}.${suffix}`);
+      const name = siteTensorName(path, key);
+      if (name) names.set(entry.name, name);
     }
   }
   for (const { path, leaf, parameter } of adapter.saved) {

@@ -2,11 +2,11 @@ import { joinPath, makeDir, writeFileAtomic } from "#io";
 import { type CausalLm, probeOutputs, sitesOf } from "../../models/index.js";
 import { type Tensor, tensor, writeSafetensors } from "../../tensor/index.js";
 import type { Adapter, AdapterSite } from "../adapter.js";
-import { fingerprint } from "../fingerprint.js";
+import { fingerprint, touchedWeights } from "../fingerprint.js";
 import type { LoraConfig } from "../lowrank/lora.js";
 import { isTarget } from "../targets.js";
 import { peftConfigOf } from "./config.js";
-import { FINGERPRINT_KEY } from "./load.js";
+import { FINGERPRINT_KEY, TOKENIZER_KEY } from "./load.js";
 import { PREFIX, peftNames } from "./names.js";
 
 /**
@@ -26,7 +26,11 @@ export async function savePeft(model: CausalLm, adapter: Adapter, folder: string
   for (const [path, site] of adapter.sites)
     for (const [name, value] of doubled(path, site)) tensors.set(name, value);
   const prints = await fingerprint(model, touchedWeights(adapter));
-  const metadata = { format: "pt", [FINGERPRINT_KEY]: JSON.stringify(prints) };
+  const metadata = {
+    format: "pt",
+    [FINGERPRINT_KEY]: JSON.stringify(prints),
+    ...(model.tokenizer ? { [TOKENIZER_KEY]: model.tokenizer.hash } : {}),
+  };
   await writeSafetensors(joinPath(folder, "adapter_model.safetensors"), tensors, { metadata });
   const config = peftConfigOf(adapter.adaptation.config as LoraConfig, {
     targets: savedTargets(model, adapter),
@@ -35,13 +39,6 @@ export async function savePeft(model: CausalLm, adapter: Adapter, folder: string
   });
   const sorted = Object.fromEntries(Object.entries(config).sort(([a], [b]) => (a < b ? -1 : 1)));
   await writeFileAtomic(joinPath(folder, "adapter_config.json"), `${JSON.stringify(sorted, null, 2)}\n`);
-}
-
-/** Base tensors an adapter acts on, by name. */
-export function touchedWeights(adapter: Adapter): string[] {
-  const sites = [...adapter.sites.values()].map((site) => site.weightName);
-  const saved = adapter.saved.map((entry) => entry.weightName);
-  return [...new Set([...sites, ...saved, ...adapter.tokens.map((entry) => entry.weightName)])];
 }
 
 /** [A; A0] and [B, −B0] of a site whose initialisation took part of the base. */

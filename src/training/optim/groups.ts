@@ -86,7 +86,7 @@ export function loraPlusGroups(ratio: number, options: { embeddingLr?: number } 
   return [
     { match: "(^|[./])lora_embedding_[AB]([./]|$)", lr: options.embeddingLr ?? 1e-6, optional: true },
     { match: "(^|[./])lora_B([./]|$)", lrMultiplier: ratio },
-    { match: "(^|[./])(lora_magnitude_vector|bias)([./]|$)", lrMultiplier: ratio, optional: true },
+    { match: "(^|[./])(lora_magnitude_vector|lora_bias|bias)([./]|$)", lrMultiplier: ratio, optional: true },
   ];
 }
 

@@ -1,0 +1,121 @@
+import { ops, type Value } from "../graph/index.js";
+import { type LmOutputs, type Site, sitesOf } from "../models/index.js";
+import type { Adapter, AdapterSite } from "./adapter.js";
+import { tensorUses } from "./saved.js";
+
+/** A base tensor that adapters change, before and after, as it lies in the file. */
+export interface TensorChange {
+  /** Module path; a tied weight that changes at two modules is listed at both. */
+  readonly path: string;
+  /** `weight` or `bias`. */
+  readonly leaf: string;
+  /** The base's tensor; undefined for a bias that the base lacks. */
+  readonly before: Value | undefined;
+  /** What takes its place: a function of the adapters' parameters. */
+  readonly after: Value;
+  /** after − before, perhaps turned: for norms, with fewer passes over the weight than the difference of the two. */
+  readonly difference: Value;
+}
+
+export const valuesOf = (site: AdapterSite): Record<string, Value> =>
+  Object.fromEntries(Object.entries(site.tensors).map(([name, entry]) => [name, entry.value]));
+
+/** W + gate·(W' − W), `[out, in]`. */
+export const effectiveWeight = (weight: Value, site: AdapterSite, adapter: Adapter): Value =>
+  ops.add(weight, weightDelta(weight, site, adapter));
+
+/** gate·(W' − W), `[out, in]`. */
+function weightDelta(weight: Value, site: AdapterSite, adapter: Adapter): Value {
+  const { method, config } = adapter.adaptation;
+  const changed = method.weight(weight, valuesOf(site), site.shape, config);
+  return ops.mul(ops.sub(changed, weight), adapter.gate.value);
+}
+
+/** What an adapter adds to a site's bias `[out]`, its strength applied; undefined for nothing. */
+export function effectiveBiasDelta(site: AdapterSite, adapter: Adapter): Value | undefined {
+  const { method, config } = adapter.adaptation;
+  const delta = method.biasDelta?.(valuesOf(site), site.shape, config);
+  return delta && ops.mul(delta, adapter.gate.value);
+}
+
+/**
+ * Every tensor that `adapters` change in a forward pass of their base, applied in order. Merging computes the `after`
+ * values, receipts compare them with `before`.
+ */
+export function changesOf(outputs: LmOutputs, adapters: readonly Adapter[]): TensorChange[] {
+  const saved = new Map<string, Value>();
+  for (const adapter of adapters)
+    for (const { path, leaf, parameter } of adapter.saved) saved.set(`${path}/${leaf}`, parameter.value);
+  const sites = new Map(sitesOf(outputs).map((site) => [site.path, site] as const));
+  const changes = [...sites.values()].flatMap((site) => siteChanges(site, adapters, saved));
+  const known = new Set(changes.map(({ path, leaf }) => `${path}/${leaf}`));
+  for (const { path, leaf, weight } of tensorUses(outputs)) {
+    const key = `${path}/${leaf}`;
+    const after = saved.get(key);
+    if (after && !known.has(key)) changes.push(change(path, leaf, weight, after));
+  }
+  return changes;
+}
+
+const change = (path: string, leaf: string, before: Value | undefined, after: Value): TensorChange => ({
+  path,
+  leaf,
+  before,
+  after,
+  difference: before ? ops.sub(after, before) : after,
+});
+
+function siteChanges(
+  site: Site,
+  adapters: readonly Adapter[],
+  saved: ReadonlyMap<string, Value>,
+): TensorChange[] {
+  const stored = saved.get(`${site.path}/bias`);
+  let bias = stored ?? site.bias;
+  for (const adapter of adapters) {
+    const own = adapter.sites.get(site.path);
+    const delta = own && effectiveBiasDelta(own, adapter);
+    if (delta) bias = bias ? ops.add(bias, delta) : delta;
+  }
+  const changes = weightChange(site, adapters, saved.get(`${site.path}/weight`));
+  if (bias && bias !== site.bias) changes.push(change(site.path, "bias", site.bias, bias));
+  return changes;
+}
+
+function weightChange(site: Site, adapters: readonly Adapter[], stored: Value | undefined): TensorChange[] {
+  const turned = site.orientation === "in-out" || site.kind === "embedding";
+  const orient = (value: Value) => (turned ? ops.transpose(value, [1, 0]) : value);
+  const start = orient(stored ?? site.weight);
+  let weight = start;
+  const deltas: Value[] = stored ? [ops.sub(start, orient(site.weight))] : [];
+  for (const adapter of adapters) {
+    const own = adapter.sites.get(site.path);
+    if (own) {
+      const delta = weightDelta(weight, own, adapter);
+      deltas.push(delta);
+      weight = ops.add(weight, delta);
+    }
+    const moved = withTokenRows(weight, site, adapter);
+    if (moved !== weight) deltas.push(ops.sub(moved, weight));
+    weight = moved;
+  }
+  if (deltas.length === 0) return [];
+  const difference = deltas.reduce((a, b) => ops.add(a, b));
+  const after = weight === start && stored ? stored : orient(weight);
+  return [{ path: site.path, leaf: "weight", before: site.weight, after, difference }];
+}
+
+/** The trained rows of an embedding, at the embedding and at a head tied to it; `weight` is `[out, in]`. */
+function withTokenRows(weight: Value, site: Site, adapter: Adapter): Value {
+  return adapter.tokens
+    .filter((rows) => rows.weightName === site.weightName)
+    .reduce((value, rows) => {
+      const ids = ops.unsqueeze(ops.ints(rows.ids), 1);
+      const change = ops.sub(rows.parameter.value, rows.base);
+      // An embedding `[width, rows]` as methods see it is turned back for the rows to be added.
+      const isEmbedding = site.kind === "embedding";
+      const table = isEmbedding ? ops.transpose(value, [1, 0]) : value;
+      const moved = ops.scatterNd(table, ids, change, "add");
+      return isEmbedding ? ops.transpose(moved, [1, 0]) : moved;
+    }, weight);
+}

@@ -1,0 +1,187 @@
+import { readdirSync } from "node:fs";
+import { describe, expect, test } from "vitest";
+import { gradients } from "../autodiff/index.js";
+import { input, makeGraph, ops } from "../graph/index.js";
+import { parameterFeeds } from "../models/index.js";
+import { evaluate } from "../runtime/index.js";
+import { rng } from "../runtime/random/index.js";
+import { openSafetensors, tensor } from "../tensor/index.js";
+import { trainingGraph } from "../training/index.js";
+import { loadAdapter, lora } from "./index.js";
+import type { SiteShape } from "./method.js";
+import { peftNames } from "./peft/names.js";
+import { baseModel, fixture, largestGap } from "./testing/fixtures.js";
+
+const cases = readdirSync(fixture("peft"), { withFileTypes: true }).flatMap((entry) =>
+  entry.isDirectory() ? [entry.name] : [],
+);
+
+/** Mean next-token cross-entropy of a batch, as the fixtures' reference computes it. */
+function batchFeeds(ids: BigInt64Array, batch: number, length: number) {
+  const shape = [batch, length];
+  const at = (index: number) => index % length;
+  const last = (index: number) => at(index) === length - 1;
+  const all = Array.from(ids, Number);
+  return {
+    ids: tensor("int32", shape, all),
+    positions: tensor(
+      "int32",
+      shape,
+      all.map((_, index) => at(index)),
+    ),
+    segments: tensor(
+      "int32",
+      shape,
+      all.map(() => 1),
+    ),
+    labels: tensor(
+      "int32",
+      shape,
+      all.map((_, index) => (last(index) ? -1 : Number(all[index + 1]))),
+    ),
+    weights: tensor(
+      "float32",
+      shape,
+      all.map((_, index) => (last(index) ? 0 : 1 / (batch * (length - 1)))),
+    ),
+  };
+}
+
+describe.each(cases)("%s", (name) => {
+  test("the gradients of every tensor in the file are PEFT's", async () => {
+    const folder = fixture(`peft/${name}`);
+    const expected = await openSafetensors(`${folder}/expected.safetensors`);
+    const model = await loadAdapter(await baseModel(String(name.split("-")[0])), folder);
+    const adapter = model.adapters.get("default");
+    if (!adapter) throw new Error("no adapter");
+    const { graph, trained } = trainingGraph(model, { batch: 2, length: 12 });
+    const { data } = await expected.read("input_ids");
+    const batch: Record<string, ReturnType<typeof tensor>> = batchFeeds(data as BigInt64Array, 2, 12);
+    const read = graph.inputs.flatMap(({ name: key }) =>
+      key && batch[key] ? [[key, batch[key]] as const] : [],
+    );
+    const feeds = { ...Object.fromEntries(read), ...parameterFeeds(graph, model.parameters) };
+    const results = await evaluate(graph, feeds);
+
+    const loss = Number((await expected.read("loss")).data[0]);
+    expect(Number(results.loss?.data[0])).toBeCloseTo(loss, 4);
+    const files = peftNames(adapter);
+    const compared = await Promise.all(
+      trained.map(async ({ name: own }) => {
+        const key = `grad.${files.get(own)}`;
+        const want = (await expected.read(key)).data as Float32Array;
+        const largest = want.reduce((most, value) => Math.max(most, Math.abs(value)), 0);
+        expect(largestGap(results[`grad/${own}`]?.data as Float32Array, want) / largest, key).toBeLessThan(
+          1e-4,
+        );
+        return key;
+      }),
+    );
+    const wanted = [...expected.entries.keys()].filter((key) => key.startsWith("grad."));
+    expect(compared.toSorted()).toEqual(wanted.toSorted());
+  });
+});
+
+describe("DoRA's gradient", () => {
+  const [tokens, inF, outF, rank] = [3, 6, 5, 2];
+  const numbers = (label: string, count: number) =>
+    Float32Array.from(rng(4, label).fillNormal(new Float32Array(count), 0, 0.7));
+  const parts = {
+    w: numbers("w", outF * inF),
+    x: numbers("x", tokens * inF),
+    c: numbers("c", tokens * outF),
+    a: numbers("a", rank * inF),
+    b: numbers("b", outF * rank),
+    m: numbers("m", outF).map((value) => 1 + Math.abs(value)),
+  };
+  type Parts = Record<keyof typeof parts, ArrayLike<number>>;
+  const directions = ({ w, a, b }: Parts) =>
+    Float64Array.from({ length: outF * inF }, (_, at) => {
+      const [i, j] = [Math.floor(at / inF), at % inF];
+      let sum = Number(w[at]);
+      for (let k = 0; k < rank; k++) sum += 2 * Number(b[i * rank + k]) * Number(a[k * inF + j]);
+      return sum;
+    });
+  const normsOf = (v: Float64Array) =>
+    Array.from({ length: outF }, (_, i) => Math.hypot(...v.subarray(i * inF, (i + 1) * inF)));
+  /** Σ c·y with y = x·((m/n)·V)ᵀ, s = 2; `norms` fixed for the detached form. */
+  const loss = (at: Parts, norms?: readonly number[]) => {
+    const v = directions(at);
+    const n = norms ?? normsOf(v);
+    let sum = 0;
+    for (let t = 0; t < tokens; t++)
+      for (let i = 0; i < outF; i++) {
+        let y = 0;
+        for (let j = 0; j < inF; j++) y += Number(v[i * inF + j]) * Number(at.x[t * inF + j]);
+        sum += (Number(at.c[t * outF + i]) * Number(at.m[i]) * y) / Number(n[i]);
+      }
+    return sum;
+  };
+  const differences = (key: "a" | "b" | "m", fixed: boolean) => {
+    const norms = fixed ? normsOf(directions(parts)) : undefined;
+    return Array.from(parts[key], (_, index) => {
+      const moved = (by: number) => {
+        const changed = Float64Array.from(parts[key]);
+        changed[index] = Number(changed[index]) + by;
+        return loss({ ...parts, [key]: changed }, norms);
+      };
+      return (moved(1e-5) - moved(-1e-5)) / 2e-5;
+    });
+  };
+
+  test("holds the norm constant, which the exact gradient does not", async () => {
+    const { method, config } = lora({ rank, alpha: 2 * rank, dora: true });
+    const site: SiteShape = {
+      path: "map",
+      kind: "linear",
+      inFeatures: inF,
+      outFeatures: outF,
+      hasBias: false,
+    };
+    const shapes = {
+      w: [outF, inF],
+      x: [tokens, inF],
+      c: [tokens, outF],
+      a: [rank, inF],
+      b: [outF, rank],
+      m: [outF],
+    };
+    const entries = Object.entries(shapes).map(
+      ([key, shape]) => [key, input(key, "float32", shape)] as const,
+    );
+    const value = Object.fromEntries(entries) as Record<keyof typeof shapes, ReturnType<typeof input>>;
+    const y = method.forward(
+      {
+        site,
+        tensors: { lora_A: value.a, lora_B: value.b, lora_magnitude_vector: value.m },
+        x: value.x,
+        y: ops.gemm(value.x, value.w, undefined, { transB: true }),
+        weight: () => value.w,
+        bias: undefined,
+        gate: ops.scalar(1),
+        dropped: (kept) => kept,
+      },
+      config,
+    );
+    const total = ops.reduceSum(ops.mul(y, value.c), undefined, false);
+    const found = gradients(total, [value.a, value.b, value.m]);
+    const outputs = ["a", "b", "m"].map((key, at) => [`d${key}`, found[at]] as [string, (typeof found)[0]]);
+    const graph = makeGraph("dora", Object.values(value), outputs);
+    const feeds = Object.fromEntries(
+      entries.map(([key]) => [
+        key,
+        tensor("float32", shapes[key as keyof typeof shapes], parts[key as keyof typeof parts]),
+      ]),
+    );
+    const results = await evaluate(graph, feeds);
+    for (const key of ["a", "b", "m"] as const)
+      expect(largestGap(results[`d${key}`]?.data as Float32Array, differences(key, true)), key).toBeLessThan(
+        1e-4,
+      );
+    for (const key of ["a", "b"] as const)
+      expect(
+        largestGap(results[`d${key}`]?.data as Float32Array, differences(key, false)),
+        key,
+      ).toBeGreaterThan(0.1);
+  });
+});

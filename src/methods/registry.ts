@@ -1,0 +1,109 @@
+import { z } from "zod";
+import { TunesmithError } from "../errors/index.js";
+import { type CausalLm, nearest } from "../models/index.js";
+import { type AdaptOptions, adapt } from "./adapt.js";
+import { unfreeze } from "./full.js";
+import { loraMethod } from "./lowrank/lora.js";
+import type { Method, SiteConfig } from "./method.js";
+
+/** A method under its name: what a configuration file, a command line or a table knows about it. */
+export interface MethodEntry {
+  readonly name: string;
+  /** One line. */
+  readonly summary: string;
+  /** arXiv identifier; undefined where there is no paper. */
+  readonly paper: string | undefined;
+  /** What it changes. */
+  readonly kinds: readonly string[];
+  /** What it leaves behind: an adapter folder, or a whole model. */
+  readonly result: "adapter" | "model";
+  readonly options: z.ZodObject;
+  /** Makes the model trainable by this method; `options` are checked. */
+  apply(model: CausalLm, options: Readonly<Record<string, unknown>>, how: AdaptOptions): Promise<CausalLm>;
+}
+
+/** An adapter method by its definition alone. */
+const ofSites = <Config extends SiteConfig>(method: Method<Config>): MethodEntry => ({
+  name: method.name,
+  summary: method.summary,
+  paper: method.paper,
+  kinds: method.kinds,
+  result: "adapter",
+  // Every method's schema is an object.
+  options: method.schema as unknown as z.ZodObject,
+  apply: (model, options, how) => adapt(model, { method, config: options as Config }, how),
+});
+
+const full: MethodEntry = {
+  name: "full",
+  summary: "every weight, or those selected, trained as they are",
+  paper: undefined,
+  kinds: ["weight"],
+  result: "model",
+  options: z.strictObject({
+    select: z
+      .string()
+      .optional()
+      .describe("weights to train: a regular expression searched in their names; default: all"),
+  }),
+  apply: (model, options) => unfreeze(model, options as { select?: string }),
+};
+
+/** Every method there is; a new one is its file and one line here. */
+const entries: readonly MethodEntry[] = [ofSites(loraMethod), full];
+
+/** Names of all methods. */
+export const methodNames: readonly string[] = entries.map(({ name }) => name);
+
+/**
+ * The method `name`. Throws `config-invalid` with near names.
+ *
+ * @example
+ * ```ts
+ * import { methodNamed } from "tunesmith/methods";
+ * console.log(methodNamed("lora").summary, methodNamed("lora").paper);
+ * ```
+ */
+export function methodNamed(name: string): MethodEntry {
+  const found = entries.find((entry) => entry.name === name);
+  if (found) return found;
+  throw new TunesmithError("config-invalid", `unknown method '${name}'`, {
+    fix: `near names: ${nearest(name, methodNames, 3).join(", ")}`,
+  });
+}
+
+/**
+ * Applies a method with options given as data; throws `config-invalid` naming the option, and what the method throws.
+ *
+ * @example
+ * ```ts
+ * import { applyMethod } from "tunesmith/methods";
+ * import { loadModel } from "tunesmith/models";
+ * const model = await applyMethod(await loadModel("path/to/model"), "lora", { rank: 4, targets: ["q_proj"] });
+ * console.log(model.parameters.size);
+ * ```
+ */
+export async function applyMethod(
+  model: CausalLm,
+  name: string,
+  options: Readonly<Record<string, unknown>> = {},
+  how: AdaptOptions = {},
+): Promise<CausalLm> {
+  const entry = methodNamed(name);
+  const parsed = entry.options.safeParse(options);
+  if (parsed.success) return entry.apply(model, parsed.data, how);
+  const issue = parsed.error.issues[0];
+  throw new TunesmithError("config-invalid", `${name}: ${issue?.path.join(".")}: ${issue?.message}`, {
+    fix: `its options: ${Object.keys(entry.options.shape).join(", ")}`,
+  });
+}
+
+/** A method with its options as a JSON schema's properties, for tables and other programs. */
+export const describeMethod = ({ name, summary, paper, kinds, result, options }: MethodEntry) => ({
+  name,
+  summary,
+  paper: paper ?? null,
+  kinds,
+  result,
+  options: z.toJSONSchema(options, { io: "input" }).properties ?? {},
+});
