@@ -160,8 +160,6 @@ export function assemble(
 
 function chooseSites(model: CausalLm, sites: readonly Site[], { method, config }: Adaptation): Site[] {
   const unique = [...new Map(sites.map((site) => [site.path, site] as const)).values()];
-  const trainsOther = config.trainableTokens !== undefined || config.modulesToSave !== undefined;
-  if (Array.isArray(config.targets) && config.targets.length === 0 && trainsOther) return [];
   const chosen = selectTargets(unique, {
     targets: config.targets ?? model.defaultTargets,
     exclude: config.exclude,

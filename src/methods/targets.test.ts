@@ -105,6 +105,10 @@ test("a group of modules is no target", () => {
   expect(() => selectTargets(candidatesOf("llama"), { targets: ["mlp"] })).toThrow(/mlp[\s\S]*gate_proj/);
 });
 
+test("an empty list is an error", () => {
+  expect(() => selectTargets(candidatesOf("llama"), { targets: [] })).toThrow(/empty/);
+});
+
 test("a misspelled name lists near ones", () => {
   const candidates = candidatesOf("llama");
   expect(() => selectTargets(candidates, { targets: ["q_proj", "v_prj"] })).toThrow(/'v_prj'[\s\S]*v_proj/);

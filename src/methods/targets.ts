@@ -87,6 +87,11 @@ export function selectTargets<T extends Candidate>(
   selection: TargetSelection,
 ): T[] {
   const { targets } = selection;
+  if (targets.length === 0) {
+    throw new TunesmithError("target-not-found", "targets is empty", {
+      fix: "name at least one module to adapt; readers of adapter folders (PEFT) require it",
+    });
+  }
   const chosen = candidates.filter((candidate) => isTarget(candidate, selection));
   const wanted = typeof targets === "string" ? [] : targets;
   checkGroups(candidates, selection);

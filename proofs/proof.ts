@@ -1,0 +1,23 @@
+/** One measured quantity and what the theory, or the paper, says it is. */
+export interface Check {
+  readonly what: string;
+  readonly measured: number;
+  readonly expected: number;
+  /** Largest difference allowed: absolute, or relative to `expected` with `relative`. */
+  readonly tolerance: number;
+  readonly relative?: boolean;
+}
+
+/** A small experiment that a wrong implementation fails. One file each; listed in run.ts. */
+export interface Proof {
+  readonly name: string;
+  readonly title: string;
+  /** arXiv identifiers. */
+  readonly papers: readonly string[];
+  run(): Promise<readonly Check[]>;
+}
+
+export function holds({ measured, expected, tolerance, relative }: Check): boolean {
+  const allowed = relative ? tolerance * Math.abs(expected) : tolerance;
+  return Math.abs(measured - expected) <= allowed;
+}

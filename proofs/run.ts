@@ -1,0 +1,38 @@
+// Runs the experiments and writes what was measured: npm run proofs -- [NAME ...]
+import { mkdirSync, writeFileSync } from "node:fs";
+import { join } from "node:path";
+import { loraProof } from "./lora.js";
+import { holds, type Proof } from "./proof.js";
+
+/** Every experiment; a new one is its file and one line here. */
+const proofs: readonly Proof[] = [loraProof()];
+
+const wanted = process.argv.slice(2);
+const unknown = wanted.find((name) => !proofs.some((proof) => proof.name === name));
+if (unknown !== undefined) {
+  console.error(`no proof '${unknown}'; there are: ${proofs.map(({ name }) => name).join(", ")}`);
+  process.exit(2);
+}
+const folder = join(process.env.TUNESMITH_ROOT ?? ".", "proofs/results");
+mkdirSync(folder, { recursive: true });
+let failures = 0;
+for (const proof of proofs.filter(({ name }) => wanted.length === 0 || wanted.includes(name))) {
+  const started = performance.now();
+  const checks = (await proof.run()).map((check) => ({ ...check, holds: holds(check) }));
+  const seconds = (performance.now() - started) / 1000;
+  console.log(`${proof.name}: ${proof.title} (${proof.papers.join(", ")}), ${seconds.toFixed(1)} s`);
+  for (const { what, measured, expected, tolerance, relative, holds: ok } of checks) {
+    const within = relative ? `${tolerance * 100} %` : String(tolerance);
+    console.log(
+      `  ${ok ? "ok  " : "FAIL"} ${what}: ${measured.toPrecision(5)}, expected ${expected.toPrecision(5)} within ${within}`,
+    );
+    if (!ok) failures++;
+  }
+  const { name, title, papers } = proof;
+  writeFileSync(
+    join(folder, `${name}.json`),
+    `${JSON.stringify({ name, title, papers, checks }, null, 2)}\n`,
+  );
+}
+console.log(`${failures} failures`);
+process.exit(failures > 0 ? 1 : 0);
