@@ -14,6 +14,7 @@ export { type FolderOptions, TEXT_EXTENSIONS } from "./folder.js";
 export { alpacaPrompt, type FieldNames } from "./layouts.js";
 export { type LoadDatasetOptions, loadDataset } from "./load.js";
 export { type Pack, type PackOptions, packExamples } from "./pack.js";
+export { type PreparedRows, type PrepareOptions, paddingId, prepareRows } from "./prepare.js";
 export type { RecordFormat } from "./records.js";
 export { type Split, type SplitOptions, splitDataset } from "./split.js";
 export {

@@ -2,6 +2,7 @@ export type { ArchitectureDefinition } from "./architecture.js";
 export { loadWeights, readJson } from "./checkpoint.js";
 export { defaultModelPath } from "./default-model.js";
 export { dropout, dropoutOf } from "./dropout.js";
+export { type ExportedOnnx, type ExportOptions, exportGraph, exportOnnx } from "./export.js";
 export { inputsOf, parameterFeeds } from "./feeds.js";
 export * from "./generate/index.js";
 export { type DownloadProgress, downloadModel, type HubOptions } from "./hub.js";
@@ -12,8 +13,8 @@ export { loadOnnxLm } from "./onnx-lm.js";
 export { logitsOf, probeIds, probeOutputs, staticInputs } from "./probe.js";
 export { architectures, type BuildOptions, causalLm } from "./registry.js";
 export { rewriteOutputs } from "./rewrite.js";
-export { type Orientation, type Site, siteOf, sitesOf } from "./sites.js";
 export { type SavedModel, type SaveModelOptions, saveModel } from "./save.js";
+export { type Orientation, type Site, siteOf, sitesOf } from "./sites.js";
 export * from "./tokenizer/index.js";
 export type {
   CausalLm,
@@ -26,5 +27,5 @@ export type {
   Weights,
 } from "./types.js";
 export { tokenAxes } from "./types.js";
-export { nearest } from "./weights.js";
 export type { WeightInit, WeightSpec } from "./weight-specs.js";
+export { nearest } from "./weights.js";

@@ -2,7 +2,8 @@ import { batches, type Pack } from "../data/index.js";
 import { type CausalLm, parameterFeeds } from "../models/index.js";
 import { createSession, type Session, type SessionOptions } from "../runtime/index.js";
 import { evaluationGraph, type StepGraph } from "./graph.js";
-import { batchFeeds } from "./stepper.js";
+import { checkPackable } from "./packable.js";
+import { batchFeeds, onlyRead, scalarOf } from "./stepper.js";
 
 export interface EvaluationOptions {
   readonly batchSize: number;
@@ -37,17 +38,19 @@ export function createEvaluator(model: CausalLm, options: EvaluationOptions): Ev
   };
   return {
     async run(packs) {
+      checkPackable(model, packs);
       let [sum, tokens] = [0, 0];
       for (const batch of batches(packs, { ...options, shuffle: false })) {
         if (batch.targets === 0) continue;
         const known = compiled.get(batch.length) ?? compile(batch.length);
         compiled.set(batch.length, known);
         const { step, session } = await known;
-        const { loss } = await session.run({
+        const feeds = {
           ...batchFeeds(batch, batch.targets),
           ...parameterFeeds(step.graph, model.parameters),
-        });
-        sum += Number((loss?.data as Float32Array)[0]) * batch.targets;
+        };
+        const { loss } = await session.run(onlyRead(step, feeds));
+        sum += scalarOf(loss) * batch.targets;
         tokens += batch.targets;
       }
       const mean = sum / tokens;
@@ -57,4 +60,18 @@ export function createEvaluator(model: CausalLm, options: EvaluationOptions): Ev
       for (const entry of compiled.values()) await (await entry).session.release();
     },
   };
+}
+
+/** As `createEvaluator`, for one evaluation. */
+export async function evaluateOnce(
+  model: CausalLm,
+  packs: readonly Pack[],
+  options: EvaluationOptions,
+): Promise<Evaluation> {
+  const evaluator = createEvaluator(model, options);
+  try {
+    return await evaluator.run(packs);
+  } finally {
+    await evaluator.close();
+  }
 }

@@ -1,10 +1,11 @@
 export * from "./checkpoint.js";
 export * from "./early-stopping.js";
-export { createEvaluator, type Evaluation, type Evaluator } from "./evaluate.js";
+export { createEvaluator, type Evaluation, type Evaluator, evaluateOnce } from "./evaluate.js";
 export type { PlainData } from "./exact-json.js";
 export { evaluationGraph, prefixGraphs, type StepGraph, trainingGraph } from "./graph.js";
 export * from "./guards.js";
 export { crossEntropy, crossEntropyForward } from "./losses/cross-entropy.js";
+export { type MemoryPlan, type MemoryPlanOptions, memoryPlan } from "./memory-plan.js";
 export * from "./meters.js";
 export * from "./metrics.js";
 export * from "./optim/index.js";

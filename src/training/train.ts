@@ -1,4 +1,4 @@
-import { joinPath } from "#io";
+import { joinPath, makeDir } from "#io";
 import { batches, type LoadedBatch, type Pack, planBatches } from "../data/index.js";
 import { TunesmithError } from "../errors/index.js";
 import type { CausalLm } from "../models/index.js";
@@ -35,7 +35,7 @@ export interface TrainOptions {
   /** Seed of data order and dropout. Default 0. */
   readonly seed?: number;
   readonly padId: number;
-  /** Folder for checkpoints and metrics.jsonl; nothing is written without one. */
+  /** Folder for checkpoints and metrics.jsonl, made if need be; nothing is written without one. */
   readonly runDir?: string;
   /** Continue from the newest checkpoint in `runDir` when there is one. Default false. */
   readonly resume?: boolean;
@@ -115,6 +115,7 @@ interface Run {
 export async function train(model: CausalLm, options: TrainOptions): Promise<TrainResult> {
   const run = startRun(model, options);
   const resumed = options.runDir && options.resume ? await resume(run, options) : undefined;
+  if (options.runDir) await makeDir(options.runDir);
   const metrics = options.runDir
     ? await openMetrics(joinPath(options.runDir, "metrics.jsonl"), resumed ? { resumeAt: run.step } : {})
     : undefined;

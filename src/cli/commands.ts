@@ -1,0 +1,82 @@
+import { type Command, command } from "./command.js";
+import {
+  allMethodOptions,
+  evalSchema,
+  exportSchema,
+  generateFlagsSchema,
+  inspectSchema,
+  mergeSchema,
+  methodsSchema,
+  quickstartSchema,
+  runSchema,
+  trainSchema,
+} from "./config/schema.js";
+
+/** All commands. Their code is loaded when they are called. */
+export const commands: readonly Command[] = [
+  command({
+    name: "quickstart",
+    summary: "tune the small model that comes along on your own files, in about a minute",
+    schema: quickstartSchema,
+    example: "tunesmith quickstart --data src",
+    run: async (options, context) =>
+      (await import("./commands/quickstart.js")).runQuickstart(options, context),
+  }),
+  command({
+    name: "train",
+    summary: "train an adapter (or the whole model) on text",
+    configFile: true,
+    schema: trainSchema,
+    extra: allMethodOptions(),
+    schemaFor: ({ method }) => runSchema(typeof method === "string" ? method : "lora"),
+    example:
+      "tunesmith train --model MODEL --data notes.jsonl --method lora --rank 8 --targets q_proj,v_proj --out adapter",
+    run: async (options, context) =>
+      (await import("./commands/train.js")).runTrain(options as never, context),
+  }),
+  command({
+    name: "eval",
+    summary: "loss, perplexity and bits per byte on text",
+    schema: evalSchema,
+    example: "tunesmith eval --model MODEL --adapter adapter --data held-out.txt --json",
+    run: async (options, context) => (await import("./commands/eval.js")).runEval(options, context),
+  }),
+  command({
+    name: "generate",
+    summary: "continue a text, as it comes",
+    schema: generateFlagsSchema,
+    positional: "prompt",
+    example:
+      'tunesmith generate --model MODEL --adapter adapter --prompt "Once upon a time" --temperature 0.8',
+    run: async (options, context) => (await import("./commands/generate.js")).runGenerate(options, context),
+  }),
+  command({
+    name: "merge",
+    summary: "fold an adapter into the weights: a plain model folder",
+    schema: mergeSchema,
+    example: "tunesmith merge --model MODEL --adapter adapter --out merged",
+    run: async (options, context) => (await import("./commands/merge.js")).runMerge(options, context),
+  }),
+  command({
+    name: "export",
+    summary: "write a model as ONNX, and check that it gives the same logits",
+    schema: exportSchema,
+    example: "tunesmith export --model MODEL --adapter adapter --format onnx --out onnx",
+    run: async (options, context) => (await import("./commands/export.js")).runExport(options, context),
+  }),
+  command({
+    name: "inspect",
+    summary: "modules, shapes, and what adapter targets would match",
+    schema: inspectSchema,
+    positional: "model",
+    example: "tunesmith inspect MODEL --targets q_proj,v_proj",
+    run: async (options, context) => (await import("./commands/inspect.js")).runInspect(options, context),
+  }),
+  command({
+    name: "methods",
+    summary: "every method with its options",
+    schema: methodsSchema,
+    example: "tunesmith methods --json",
+    run: async (_, context) => (await import("./commands/methods.js")).runMethods(context),
+  }),
+];

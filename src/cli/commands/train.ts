@@ -1,0 +1,284 @@
+import { joinPath, makeDir, writeFileAtomic } from "#io";
+import { type Pack, paddingId, planBatches, prepareRows, type Row, splitDataset } from "../../data/index.js";
+import { TunesmithError } from "../../errors/index.js";
+import { applyMethod, methodNamed } from "../../methods/index.js";
+import type { CausalLm } from "../../models/index.js";
+import {
+  adam,
+  adamw,
+  createSchedule,
+  type Evaluation,
+  evaluateOnce,
+  type Optimizer,
+  type PlainData,
+  sgd,
+  type TrainOptions,
+  type TrainResult,
+  train,
+} from "../../training/index.js";
+import type { Context } from "../command.js";
+import { bytesIn } from "../config/flags.js";
+import type { TrainConfig } from "../config/schema.js";
+import { formatCount, formatDuration, table, type Ui } from "../ui.js";
+import {
+  openModel,
+  packingFor,
+  readData,
+  rowLength,
+  sessionOf,
+  throwIfAborted,
+  tokenizeOptions,
+  tokenizerOf,
+} from "../work.js";
+import { dryRun } from "./dry-run.js";
+import { saveResult } from "./save-result.js";
+
+/** The run's configuration with its method's options beside it. */
+export type RunConfig = TrainConfig & Readonly<Record<string, unknown>>;
+
+/** Everything of a run that is decided before its first step. */
+export interface Prepared {
+  readonly base: CausalLm;
+  readonly model: CausalLm;
+  readonly train: readonly Pack[];
+  readonly validation: readonly Pack[];
+  readonly lengths: readonly number[];
+  readonly validationLengths: readonly number[];
+  readonly steps: number;
+  readonly stepsPerEpoch: number;
+  readonly padId: number;
+}
+
+export async function runTrain(config: RunConfig, context: Context): Promise<void> {
+  const started = performance.now();
+  const prepared = await prepare(config, context);
+  if (config.dryRun) return dryRun(config, prepared, context.ui);
+  const { ui, signal } = context;
+  await makeDir(config.out);
+  await writeFileAtomic(
+    joinPath(config.out, "tunesmith.json"),
+    `${JSON.stringify(savedConfig(config), null, 2)}\n`,
+  );
+  const before = await evaluation(prepared, config);
+  if (before) ui.say(`before: loss ${before.loss.toFixed(4)}, perplexity ${before.perplexity.toFixed(2)}`);
+  throwIfAborted(signal);
+  const result = await trainWithBar(config, prepared, context);
+  const after = result.evaluation ?? (await evaluation(prepared, config));
+  if (after) ui.say(`after:  loss ${after.loss.toFixed(4)}, perplexity ${after.perplexity.toFixed(2)}`);
+  const receipt = await saveResult(prepared.model, config.out, ui);
+  const seconds = (performance.now() - started) / 1000;
+  ui.say(`wrote ${config.out} in ${formatDuration(seconds)}`);
+  ui.result({
+    method: config.method,
+    out: config.out,
+    steps: result.steps,
+    finalLoss: Number.isFinite(result.finalLoss) ? result.finalLoss : null,
+    lossBefore: before?.loss ?? null,
+    lossAfter: after?.loss ?? null,
+    perplexityBefore: before?.perplexity ?? null,
+    perplexityAfter: after?.perplexity ?? null,
+    tokensPerSecond: result.tokensPerSecond,
+    restoredStep: result.restoredStep ?? null,
+    seconds,
+    receipt,
+  });
+}
+
+/** Loads model and data, makes rows, applies the method. */
+async function prepare(config: RunConfig, { ui, signal }: Context): Promise<Prepared> {
+  const base = await openModel(config.model, ui, signal);
+  const tokenizer = tokenizerOf(base);
+  const length = rowLength(base, config.length);
+  const { train: trainRows, validation: heldOut } = await readRows(config, ui);
+  const rowsOf = (rows: readonly Row[], label: string) => {
+    const bar = ui.progress(label, rows.length);
+    try {
+      const onProgress = (done: number) => bar.update(done);
+      const options = {
+        ...tokenizeOptions(config),
+        length,
+        packing: packingFor(base, config.packing),
+        onProgress,
+      };
+      return prepareRows(rows, tokenizer, options);
+    } finally {
+      bar.stop();
+    }
+  };
+  const trained = rowsOf(trainRows, "tokenizing");
+  const validation = heldOut.length > 0 ? rowsOf(heldOut, "tokenizing validation data") : undefined;
+  if (trained.report.truncated > 0)
+    ui.note(`${trained.report.truncated} examples were cut at ${length} tokens (--length)`);
+  if (trained.report.eosMissing)
+    ui.note("the tokenizer has no end-of-sequence token: documents have no end mark");
+  throwIfAborted(signal);
+  const model = await applyMethod(base, config.method, methodOptions(config), { seed: config.seed });
+  const { batchSize, accumulate } = config;
+  const perEpoch = planBatches(trained.packs, { batchSize, lengths: trained.lengths }).length;
+  const stepsPerEpoch = Math.max(1, Math.ceil(perEpoch / accumulate));
+  const prepared: Prepared = {
+    base,
+    model,
+    train: trained.packs,
+    validation: validation?.packs ?? [],
+    lengths: trained.lengths,
+    validationLengths: validation?.lengths ?? [],
+    steps: config.steps ?? Math.max(1, Math.ceil(config.epochs * stepsPerEpoch)),
+    stepsPerEpoch,
+    padId: paddingId(tokenizer),
+  };
+  const parameters = trainableCount(model);
+  ui.say(
+    table([
+      ["model", `${config.model} (${base.architecture})`],
+      ["method", `${config.method}, ${formatCount(parameters)} trainable parameters`],
+      [
+        "data",
+        `${formatCount(trained.report.tokens)} tokens in ${trained.packs.length} rows of ${prepared.lengths}`,
+      ],
+      ["held out", validation ? `${formatCount(validation.report.tokens)} tokens` : "nothing"],
+      ["steps", `${prepared.steps} of ${batchSize * accumulate} rows`],
+    ]),
+  );
+  return prepared;
+}
+
+async function readRows(
+  config: TrainConfig,
+  ui: Ui,
+): Promise<{ train: readonly Row[]; validation: readonly Row[] }> {
+  const dataset = await readData(config.data, config);
+  const { dropped, capped } = dataset.report;
+  if (dropped.length > 0)
+    ui.note(
+      `${dropped.length} rows or files were left out, such as ${dropped[0]?.row}: ${dropped[0]?.reason}`,
+    );
+  if (capped) ui.note("the folder holds more text than is read (--max-bytes)");
+  if (config.validation !== undefined) {
+    return { train: dataset.rows, validation: (await readData(config.validation, config)).rows };
+  }
+  if (config.validationShare === 0) return { train: dataset.rows, validation: [] };
+  return splitDataset(dataset, { validation: config.validationShare, seed: config.seed });
+}
+
+export const trainableCount = (model: CausalLm): number =>
+  [...model.parameters.values()].reduce(
+    (sum, { trainable, tensor }) => sum + (trainable ? tensor.data.length : 0),
+    0,
+  );
+
+/** The options that belong to the method. */
+function methodOptions(config: RunConfig): Record<string, unknown> {
+  const own = Object.keys(methodNamed(config.method).options.shape);
+  return Object.fromEntries(
+    own.flatMap((key) => (config[key] === undefined ? [] : [[key, config[key]] as const])),
+  );
+}
+
+/** The configuration as a file that repeats the run. */
+function savedConfig(config: RunConfig): Record<string, unknown> {
+  const { resume: _, dryRun: __, ...rest } = config;
+  return rest;
+}
+
+function optimizerOf(config: TrainConfig, totalSteps: number): Optimizer {
+  const { lr, weightDecay, maxGradNorm, warmup } = config;
+  const rise = warmup >= 1 ? { warmupSteps: Math.round(warmup) } : warmup > 0 ? { warmupRatio: warmup } : {};
+  const schedule = createSchedule({ type: config.schedule, totalSteps, ...rise });
+  const make = { adamw, adam, sgd }[config.optimizer];
+  return make({ lr, weightDecay, maxGradNorm, schedule });
+}
+
+async function evaluation(prepared: Prepared, config: RunConfig): Promise<Evaluation | undefined> {
+  const { padId, model, validation, validationLengths: lengths } = prepared;
+  if (validation.length === 0) return undefined;
+  return evaluateOnce(model, validation, {
+    batchSize: config.batchSize,
+    lengths,
+    padId,
+    session: sessionOf(config),
+  });
+}
+
+async function trainWithBar(
+  config: RunConfig,
+  prepared: Prepared,
+  { ui, signal }: Context,
+): Promise<TrainResult> {
+  const runDir = config.runDir ?? joinPath(config.out, ".run");
+  await makeDir(runDir);
+  const bar = ui.progress("training", prepared.steps);
+  let evaluated = "";
+  const options: TrainOptions = {
+    train: prepared.train,
+    validation: prepared.validation,
+    batchSize: config.batchSize,
+    // Both sets share one list; a row takes the first length it fits.
+    lengths: [...new Set([...prepared.lengths, ...prepared.validationLengths])].sort((a, b) => a - b),
+    accumulate: config.accumulate,
+    steps: prepared.steps,
+    optimizer: optimizerOf(config, prepared.steps),
+    seed: config.seed,
+    padId: prepared.padId,
+    runDir,
+    resume: config.resume,
+    config: identity(config, prepared),
+    evalEvery: config.evalEvery,
+    saveEvery: config.saveEvery,
+    ...(config.patience === undefined ? {} : { patience: config.patience }),
+    session: sessionOf(config),
+    recompute: config.recompute,
+    prefixCacheBytes: bytesIn(config.prefixCache),
+    signal,
+    onEvent(event) {
+      if (event.type === "resumed") ui.note(`continuing after step ${event.step}`);
+      else if (event.type === "evaluation") evaluated = `  perplexity ${event.perplexity.toFixed(2)}`;
+      else if (event.type === "step") {
+        const speed = `${formatCount(Math.round(event.tokensPerSecond))} tokens/s`;
+        bar.update(event.step, `loss ${event.loss.toFixed(4)}${evaluated}  ${speed}`);
+      }
+    },
+  };
+  try {
+    return await train(prepared.model, options);
+  } catch (error) {
+    throw withFlags(error);
+  } finally {
+    bar.stop();
+  }
+}
+
+/** The library speaks of options; here they are flags. */
+function withFlags(error: unknown): unknown {
+  if (!(error instanceof TunesmithError) || error.code !== "cancelled") return error;
+  const { details } = error;
+  const fix =
+    error.fix?.includes("resume with") || error.fix === "continue with resume"
+      ? "continue with --resume"
+      : "--save-every N would have kept checkpoints to continue from";
+  return new TunesmithError("cancelled", error.message.split("\n")[0] ?? "", {
+    fix,
+    details: { ...details },
+  });
+}
+
+/** What decides a run's numbers; a resumed run must have the same. */
+function identity(config: RunConfig, { steps }: Prepared): Record<string, PlainData> {
+  const free = new Set([
+    ...[
+      "out",
+      "runDir",
+      "resume",
+      "dryRun",
+      "threads",
+      "evalEvery",
+      "saveEvery",
+      "patience",
+      "prefixCache",
+      "recompute",
+    ],
+    ...["epochs", "model", "data", "validation"],
+  ]);
+  const kept = Object.entries(config).filter(([key, value]) => !free.has(key) && value !== undefined);
+  return { ...(Object.fromEntries(kept) as Record<string, PlainData>), steps };
+}

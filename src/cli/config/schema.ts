@@ -1,0 +1,186 @@
+import { z } from "zod";
+import { methodNamed, methodNames } from "../../methods/index.js";
+
+/** One schema per command: it gives the type, the flags, the help, the published JSON schema and the error messages. */
+
+const count = (least = 1) => z.number().int().min(least);
+/** A number of bytes, or a text such as `512MB`. */
+const bytes = z.union([
+  z.number().int().nonnegative(),
+  z.string().regex(/^\d+(\.\d+)?\s*[kmgt]?i?b?$/i, "expected bytes, such as 512MB"),
+]);
+
+/** How text becomes rows of tokens. */
+const dataShape = {
+  length: count(2)
+    .optional()
+    .describe("tokens per row; default: 256, or the model's longest if that is shorter"),
+  layout: z
+    .enum(["text", "completion", "chat", "alpaca"])
+    .optional()
+    .describe("how rows are read; default: by their fields"),
+  format: z
+    .enum(["jsonl", "json", "csv", "tsv", "text"])
+    .optional()
+    .describe("format of the data file; default: by its ending"),
+  documentSeparator: z.string().min(1).optional().describe("cuts a text file into documents"),
+  extensions: z.array(z.string()).optional().describe("endings of the files to read from a folder"),
+  maxBytes: bytes.optional().describe("read at most so much from a folder; default 64MB"),
+  chatTemplate: z.string().optional().describe("Jinja chat template instead of the tokenizer's own"),
+  trainOn: z.enum(["all", "last"]).default("all").describe("which answers of a conversation count"),
+  appendEos: z.boolean().default(true).describe("end documents with the end-of-sequence token"),
+};
+
+const runtimeShape = {
+  threads: count().optional().describe("threads; default: all processors"),
+  batchSize: count().default(4).describe("rows per batch"),
+};
+
+const modelField = z.string().min(1).describe("model folder, llama2.c .bin, .onnx file or hub id");
+const adapterShape = {
+  adapter: z.string().min(1).optional().describe("folder of a PEFT adapter to put on the model"),
+  anyBase: z.boolean().default(false).describe("apply the adapter although it was trained on another base"),
+};
+
+/** A training run but for its method's own options. */
+export const trainSchema = z.strictObject({
+  model: modelField,
+  data: z.string().min(1).describe("JSONL, CSV, TSV or text file, or a folder of source files"),
+  method: z
+    .enum(methodNames as [string, ...string[]])
+    .default("lora")
+    .describe("what is trained"),
+  out: z.string().min(1).describe("folder the result is written to"),
+  steps: count().optional().describe("optimiser steps; default: from epochs"),
+  epochs: z.number().positive().default(1).describe("passes over the data, unless steps are given"),
+  seed: z.number().int().nonnegative().default(0).describe("seed of initialisation, order and dropout"),
+  optimizer: z.enum(["adamw", "adam", "sgd"]).default("adamw").describe("optimiser"),
+  lr: z.number().positive().default(2e-4).describe("learning rate"),
+  schedule: z
+    .enum(["constant", "linear", "cosine", "inverse-sqrt"])
+    .default("linear")
+    .describe("learning rate over time"),
+  warmup: z.number().min(0).default(0).describe("warm-up: steps, or below 1 a share of all steps"),
+  weightDecay: z.number().min(0).default(0).describe("weight decay"),
+  maxGradNorm: z.number().positive().default(1).describe("clip the gradients' norm to this"),
+  ...runtimeShape,
+  accumulate: count().default(1).describe("batches per optimiser step"),
+  packing: z
+    .enum(["ffd", "sequential", "none"])
+    .optional()
+    .describe("how examples share rows; default: ffd, none where the model cannot keep them apart"),
+  ...dataShape,
+  validation: z.string().min(1).optional().describe("data file to evaluate on; default: a part of the data"),
+  validationShare: z.number().min(0).lt(1).default(0.1).describe("part of the data held out; 0: none"),
+  evalEvery: count(0).default(0).describe("steps between evaluations; 0: only before and after"),
+  saveEvery: count(0).default(0).describe("steps between checkpoints; 0: none"),
+  patience: count().optional().describe("stop after so many evaluations without improvement"),
+  runDir: z.string().min(1).optional().describe("folder of checkpoints and metrics; default: OUT/.run"),
+  resume: z.boolean().default(false).describe("continue from the newest checkpoint"),
+  recompute: z.boolean().default(false).describe("recompute activations: less memory, more time"),
+  prefixCache: bytes
+    .default(0)
+    .describe("keep activations below the first trained layer, up to so much memory"),
+  dryRun: z.boolean().default(false).describe("print parameters, steps and memory, and train nothing"),
+});
+export type TrainConfig = z.output<typeof trainSchema>;
+
+export const evalSchema = z.strictObject({
+  model: modelField,
+  ...adapterShape,
+  data: z.string().min(1).describe("JSONL, CSV, TSV or text file, or a folder of source files"),
+  ...runtimeShape,
+  ...dataShape,
+});
+export type EvalConfig = z.output<typeof evalSchema>;
+
+export const generateFlagsSchema = z.strictObject({
+  model: modelField,
+  ...adapterShape,
+  prompt: z.string().describe("text to continue"),
+  chat: z.boolean().default(false).describe("lay the prompt out as a conversation by the model's template"),
+  maxTokens: count().default(128).describe("most tokens to generate"),
+  temperature: z.number().min(0).default(0).describe("0: always the likeliest token"),
+  topK: count().optional().describe("sample among so many likeliest tokens"),
+  topP: z
+    .number()
+    .gt(0)
+    .max(1)
+    .optional()
+    .describe("sample among the likeliest tokens of this total probability"),
+  repetitionPenalty: z.number().positive().default(1).describe("above 1: tokens seen before are less likely"),
+  stop: z.array(z.string().min(1)).default([]).describe("texts that end the generation"),
+  seed: z.number().int().nonnegative().default(0).describe("same seed, same text"),
+  threads: runtimeShape.threads,
+});
+
+export const mergeSchema = z.strictObject({
+  model: modelField,
+  adapter: z.string().min(1).describe("folder of the PEFT adapter to fold into the weights"),
+  anyBase: adapterShape.anyBase,
+  out: z.string().min(1).describe("folder the merged model is written to"),
+});
+
+export const exportSchema = z.strictObject({
+  model: modelField,
+  ...adapterShape,
+  format: z.enum(["onnx"]).default("onnx").describe("format of the written model"),
+  out: z.string().min(1).describe("folder to write to"),
+  cache: z
+    .boolean()
+    .default(false)
+    .describe("with past_key_values inputs, laid out as transformers.js reads it (onnx/model.onnx)"),
+  externalData: z
+    .enum(["auto", "always", "never"])
+    .default("auto")
+    .describe("weights in a file of their own; auto: above 1 GB"),
+});
+
+export const inspectSchema = z.strictObject({
+  model: modelField,
+  targets: z
+    .union([z.string(), z.array(z.string())])
+    .optional()
+    .describe("show which modules these adapter targets match"),
+});
+
+export const quickstartSchema = z.strictObject({
+  model: modelField.optional().describe("model to tune; default: the small one that comes along"),
+  data: z.string().min(1).default(".").describe("folder or file to learn from; default: the current folder"),
+  steps: count().default(120).describe("optimiser steps"),
+  out: z
+    .string()
+    .min(1)
+    .default("tunesmith-quickstart")
+    .describe("folder for the adapter and the exported model"),
+  seed: z.number().int().nonnegative().default(0).describe("seed"),
+  threads: runtimeShape.threads,
+});
+
+export const methodsSchema = z.strictObject({});
+
+/** The configuration of a run with one method: its own options beside the run's. */
+export const runSchema = (method: string): z.ZodObject =>
+  trainSchema.extend({
+    ...methodNamed(method).options.shape,
+    method: z.literal(method).default(method).describe("what is trained"),
+  });
+
+/** Every option any method has. */
+export const allMethodOptions = (): Record<string, z.ZodType> =>
+  Object.assign({}, ...methodNames.map((name) => methodNamed(name).options.shape));
+
+/** The published schema of configuration files: one alternative per method. */
+export function configJsonSchema(): Record<string, unknown> {
+  const alternatives = methodNames.map((name) => {
+    const { $schema: _, ...rest } = z.toJSONSchema(runSchema(name).partial(), { io: "input" });
+    const properties = { $schema: { type: "string" }, ...rest.properties };
+    return name === methodNames[0] ? { ...rest, properties } : { ...rest, properties, required: ["method"] };
+  });
+  return {
+    $schema: "https://json-schema.org/draft/2020-12/schema",
+    title: "Tunesmith run",
+    description: "What `tunesmith train --config FILE` reads, as YAML or JSON. Flags win over the file.",
+    ...(alternatives.length === 1 ? alternatives[0] : { anyOf: alternatives }),
+  };
+}

@@ -1,0 +1,54 @@
+import { CommanderError } from "commander";
+import { TunesmithError } from "../errors/index.js";
+
+/** 0 is success. */
+export const EXIT = { error: 1, usage: 2, interrupted: 130 } as const;
+
+/** Errors that are about what was asked, not about what happened. */
+const USAGE = new Set(["config-invalid", "target-not-found"]);
+
+export function exitCodeOf(error: unknown): number {
+  if (error instanceof CommanderError) return error.exitCode === 0 ? 0 : EXIT.usage;
+  if (!(error instanceof TunesmithError)) return EXIT.error;
+  if (error.code === "cancelled") return EXIT.interrupted;
+  return USAGE.has(error.code) ? EXIT.usage : EXIT.error;
+}
+
+/** An error as people read it: what, and what to do. `debug` adds where it came from. */
+export function describeError(error: unknown, debug: boolean): string {
+  const stack = debug && error instanceof Error ? `\n${withCauses(error)}` : "";
+  if (error instanceof CommanderError) return fromCommander(error) + stack;
+  if (error instanceof TunesmithError) {
+    const [message = ""] = error.message.split("\n  fix: ");
+    return `error[${error.code}]: ${message}${error.fix ? `\n  fix: ${error.fix}` : ""}${stack}`;
+  }
+  const message = error instanceof Error ? error.message : String(error);
+  const fix = "this should not happen: run again with --debug and report what it prints";
+  return `error[internal]: ${message}\n  fix: ${fix}${stack}`;
+}
+
+function withCauses(error: Error): string {
+  const cause = error.cause instanceof Error ? `\ncaused by ${withCauses(error.cause)}` : "";
+  return `${error.stack ?? error.message}${cause}`;
+}
+
+/** `error: unknown option '--rnak'\n(Did you mean --rank?)` in our own form. */
+function fromCommander(error: CommanderError): string {
+  const [first = "", hint] = error.message.split("\n");
+  const message = first.replace(/^error: /, "");
+  const fix = hint ? hint.replace(/^\(|\)$/g, "").replace(/^Did/, "did") : "see --help";
+  return `error[config-invalid]: ${message}\n  fix: ${fix}`;
+}
+
+/** The same for programs, as JSON. */
+export function errorObject(error: unknown): Record<string, unknown> {
+  const code =
+    error instanceof TunesmithError
+      ? error.code
+      : error instanceof CommanderError
+        ? "config-invalid"
+        : "internal";
+  const message = error instanceof Error ? (error.message.split("\n")[0] ?? "") : String(error);
+  const fix = error instanceof TunesmithError ? { fix: error.fix } : {};
+  return { error: { code, message: message.replace(/^error: /, ""), ...fix } };
+}

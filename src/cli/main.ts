@@ -1,0 +1,59 @@
+import { readFileSync } from "node:fs";
+import { TunesmithError } from "../errors/index.js";
+import { commands } from "./commands.js";
+import { readConfigFile } from "./config/file.js";
+import { resolveOptions } from "./config/resolve.js";
+import { describeError, EXIT, errorObject, exitCodeOf } from "./errors.js";
+import { type Call, createProgram } from "./program.js";
+import { progress } from "./progress.js";
+import { createUi } from "./ui.js";
+
+const version = (): string => {
+  const file = readFileSync(new URL("../../package.json", import.meta.url), "utf8");
+  return (JSON.parse(file) as { version: string }).version;
+};
+
+async function runCall({ command, flags, config, json }: Call): Promise<void> {
+  const file = config === undefined ? undefined : { path: config, values: await readConfigFile(config) };
+  const schema = command.schemaFor?.({ ...file?.values, ...flags }) ?? command.schema;
+  const options = resolveOptions(schema, { flags, file });
+  const controller = new AbortController();
+  const interrupt = () => {
+    if (controller.signal.aborted) process.exit(EXIT.interrupted);
+    process.stderr.write("\nstopping; once more to stop at once\n");
+    controller.abort();
+  };
+  process.on("SIGINT", interrupt);
+  try {
+    await command.run(options, { ui: createUi({ json, progress }), signal: controller.signal });
+  } catch (error) {
+    // What was stopped on purpose may fail in its own way; it is still a stop.
+    if (!controller.signal.aborted || (error instanceof TunesmithError && error.code === "cancelled"))
+      throw error;
+    throw new TunesmithError("cancelled", "interrupted", { cause: error });
+  } finally {
+    process.off("SIGINT", interrupt);
+  }
+}
+
+/** Runs the command line; gives the exit code. */
+export async function main(args: readonly string[]): Promise<number> {
+  const debug = args.includes("--debug");
+  // A reader that has seen enough (`| head`) is no error.
+  process.stdout.on("error", (error: NodeJS.ErrnoException) => process.exit(error.code === "EPIPE" ? 0 : 1));
+  try {
+    const program = createProgram(commands, version(), runCall);
+    if (args.length === 0) {
+      program.outputHelp();
+      return 0;
+    }
+    await program.parseAsync(args, { from: "user" });
+    return 0;
+  } catch (error) {
+    const code = exitCodeOf(error);
+    if (code === 0) return 0;
+    process.stderr.write(`${describeError(error, debug)}\n`);
+    if (args.includes("--json")) process.stdout.write(`${JSON.stringify(errorObject(error))}\n`);
+    return code;
+  }
+}

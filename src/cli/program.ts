@@ -1,0 +1,84 @@
+import { Command as Commander, Option } from "commander";
+import type { z } from "zod";
+import type { Command } from "./command.js";
+import { type Field, fieldOf, parseFlag } from "./config/flags.js";
+
+/** A call of a command as it stands on the command line. */
+export interface Call {
+  readonly command: Command;
+  readonly flags: Readonly<Record<string, unknown>>;
+  readonly config: string | undefined;
+  readonly json: boolean;
+  readonly debug: boolean;
+}
+
+/** The commander program of all commands; `onCall` gets what was asked. Errors are thrown, not printed. */
+export function createProgram(
+  commands: readonly Command[],
+  version: string,
+  onCall: (call: Call) => Promise<void>,
+): Commander {
+  const program = new Commander("tunesmith")
+    .description("Fine-tune, adapt, merge and export models: no Python.")
+    .version(version, "--version", "print the version")
+    .helpOption("-h, --help", "print this")
+    .helpCommand(false)
+    .exitOverride()
+    .configureOutput({ writeErr: () => {} });
+  for (const command of commands) addCommand(program, command, onCall);
+  return program;
+}
+
+function addCommand(program: Commander, command: Command, onCall: (call: Call) => Promise<void>): void {
+  const sub = program.command(command.name).description(command.summary);
+  const own = Object.entries(command.schema.shape).map(([key, part]) => fieldOf(key, part as z.ZodType));
+  const extra = Object.entries(command.extra ?? {}).map(([key, part]) => fieldOf(key, part));
+  const fields = [...own, ...extra];
+  const positional = fields.find(({ key }) => key === command.positional);
+  if (positional) sub.argument(`[${positional.key}]`, positional.description);
+  for (const field of own) sub.addOption(optionOf(field));
+  for (const field of extra) sub.addOption(optionOf(field).helpGroup("Options of methods:"));
+  if (command.configFile) sub.option("--config <file>", "YAML or JSON file with any of these options");
+  sub.option("--json", "print one JSON object as the last line of stdout");
+  sub.option("--debug", "print where an error came from");
+  sub.addHelpText("after", `\nExample:\n  ${command.example}`);
+  sub.action(async () => {
+    const options = sub.opts();
+    const flags: Record<string, unknown> = {};
+    if (positional && sub.args[0] !== undefined) flags[positional.key] = parseFlag(positional, sub.args[0]);
+    for (const field of fields) {
+      const raw: unknown = options[field.key];
+      if (raw !== undefined) flags[field.key] = typeof raw === "string" ? parseFlag(field, raw) : raw;
+    }
+    await onCall({
+      command,
+      flags,
+      config: options.config as string | undefined,
+      json: options.json === true,
+      debug: options.debug === true,
+    });
+  });
+}
+
+function optionOf(field: Field): Option {
+  const { flag, kinds, fallback, choices } = field;
+  const isSwitch = kinds.has("boolean") && kinds.size === 1;
+  const name = isSwitch && fallback === true ? flag.replace("--", "--no-") : flag;
+  const shown = fallback === undefined || isSwitch || isEmpty(fallback) ? "" : ` (default ${fallback})`;
+  const listed = choices ? ` [${choices.join(", ")}]` : "";
+  const text = `${isSwitch && fallback === true ? "do not " : ""}${field.description}${listed}${shown}`;
+  const option = new Option(isSwitch ? name : `${name} <${valueName(field)}>`, text);
+  // Commander would set true for a --no- flag that was not given.
+  return isSwitch && fallback === true ? option.default(undefined) : option;
+}
+
+const isEmpty = (value: unknown) => typeof value === "object" && Object.keys(value ?? {}).length === 0;
+
+function valueName({ kinds, key, choices }: Field): string {
+  if (choices) return key;
+  if (kinds.has("array of string")) return "a,b";
+  if (kinds.has("array of number")) return "1,2";
+  if (kinds.has("record")) return "json";
+  if (kinds.has("number")) return kinds.has("string") ? "size" : "n";
+  return "text";
+}

@@ -1,0 +1,108 @@
+import { type LoadDatasetOptions, loadDataset, type TokenizeOptions } from "../data/index.js";
+import { TunesmithError } from "../errors/index.js";
+import { formatReceipt, loadAdapter } from "../methods/index.js";
+import { type CausalLm, loadModel, type Tokenizer } from "../models/index.js";
+import { bytesIn } from "./config/flags.js";
+import type { TrainConfig } from "./config/schema.js";
+import { formatBytes, type Progress, type Ui } from "./ui.js";
+
+/** Loads a model; a download shows its progress. */
+export async function openModel(path: string, ui: Ui, signal: AbortSignal): Promise<CausalLm> {
+  let shown: { file: string; bar: Progress } | undefined;
+  try {
+    return await loadModel(path, {
+      signal,
+      onProgress({ file, loaded, total }) {
+        if (shown?.file !== file) {
+          shown?.bar.stop();
+          shown = { file, bar: ui.progress(`downloading ${file}`, total) };
+        }
+        shown.bar.update(loaded, formatBytes(loaded));
+      },
+    });
+  } finally {
+    shown?.bar.stop();
+  }
+}
+
+/** Loads a model, and the adapter on it when one is named. */
+export async function openAdapted(
+  options: { model: string; adapter?: string | undefined; anyBase: boolean },
+  ui: Ui,
+  signal: AbortSignal,
+): Promise<CausalLm> {
+  const model = await openModel(options.model, ui, signal);
+  if (options.adapter === undefined) return model;
+  const adapted = await loadAdapter(model, options.adapter, { anyBase: options.anyBase });
+  ui.note(formatReceipt(adapted.receipt));
+  return adapted;
+}
+
+/** The tokenizer of a model; throws `tokenizer-unsupported` when it has none. */
+export function tokenizerOf(model: CausalLm): Tokenizer {
+  if (model.tokenizer) return model.tokenizer;
+  throw new TunesmithError("tokenizer-unsupported", `${model.origin ?? "the model"} has no tokenizer`, {
+    fix: "put its tokenizer files (tokenizer.json, tokenizer.model, ...) beside the model",
+  });
+}
+
+const DEFAULT_LENGTH = 256;
+
+/** Tokens per row. Throws `config-invalid` for more than the model can read. */
+export function rowLength(model: CausalLm, length: number | undefined): number {
+  const longest = model.sizes.maxPositions;
+  if (length === undefined) return Math.min(DEFAULT_LENGTH, longest);
+  if (length <= longest) return length;
+  throw new TunesmithError(
+    "config-invalid",
+    `--length ${length}: the model reads at most ${longest} tokens`,
+    {
+      fix: `give at most ${longest}`,
+    },
+  );
+}
+
+/** Whether examples share rows; a model that would mix them up gets one per row. */
+export const packingFor = (model: CausalLm, wanted?: TrainConfig["packing"]) =>
+  wanted ?? (model.packable === false ? "none" : "ffd");
+
+type DataOptions = Pick<
+  TrainConfig,
+  | "layout"
+  | "format"
+  | "documentSeparator"
+  | "extensions"
+  | "maxBytes"
+  | "chatTemplate"
+  | "trainOn"
+  | "appendEos"
+>;
+
+export const readData = (path: string, options: DataOptions) => loadDataset(path, loadOptions(options));
+
+function loadOptions({ layout, format, documentSeparator, extensions, maxBytes }: DataOptions) {
+  const given = { layout, format, documentSeparator, extensions };
+  const known = Object.fromEntries(Object.entries(given).filter(([, value]) => value !== undefined));
+  return {
+    ...known,
+    ...(maxBytes === undefined ? {} : { maxBytes: bytesIn(maxBytes) }),
+  } as LoadDatasetOptions;
+}
+
+export function tokenizeOptions({
+  chatTemplate,
+  trainOn,
+  appendEos,
+}: DataOptions): Omit<TokenizeOptions, "maxLength"> {
+  return { trainOn, appendEos, ...(chatTemplate === undefined ? {} : { chatTemplate }) };
+}
+
+/** Sessions of commands run in a worker, so that bars move and Ctrl-C is heard. */
+export const sessionOf = ({ threads }: { threads?: number | undefined }) => ({
+  worker: true,
+  ...(threads === undefined ? {} : { threads }),
+});
+
+export function throwIfAborted(signal: AbortSignal): void {
+  if (signal.aborted) throw new TunesmithError("cancelled", "interrupted");
+}
