@@ -118,11 +118,26 @@ export function adapterNamed(model: AdaptedLm, name: string): Adapter {
   });
 }
 
-/** The model with exactly these adapters switched on, in this order; none gives the base's behaviour exactly. */
+/**
+ * The model with exactly these adapters switched on, in this order; none gives the base's behaviour bit for bit. Tensors
+ * are shared with `model`. Throws `adapter-invalid` for an unknown name.
+ *
+ * @example
+ * ```ts
+ * import { type AdaptedLm, setActive, setScale } from "tunesmith/methods";
+ * export function blend(model: AdaptedLm): AdaptedLm {
+ *   setScale(model, "style", 0.5);
+ *   return setActive(model, ["facts", "style"]);
+ * }
+ * ```
+ */
 export const setActive = (model: AdaptedLm, names: readonly string[]): AdaptedLm =>
   adaptedLm(model.base, model.adapters, names);
 
-/** Sets an adapter's strength (1 is as trained); takes effect at the next run of any graph over the model. */
+/**
+ * Sets an adapter's strength (1 is as trained): W + scale·(W' − W) at its sites. Modules trained whole and token rows
+ * are not scaled. Takes effect at the next run of any graph over the model. Throws `adapter-invalid` for an unknown name.
+ */
 export function setScale(model: AdaptedLm, name: string, scale: number): void {
   (adapterNamed(model, name).gate.tensor.data as Float32Array)[0] = scale;
 }

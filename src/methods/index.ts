@@ -12,6 +12,7 @@ export {
 } from "./adapt.js";
 export { type AdaptedLm, isAdapted } from "./adapted.js";
 export type { Adapter, AdapterSite } from "./adapter.js";
+export { siteConfigSchema } from "./config.js";
 export { checkFingerprint, type Fingerprint, fingerprint } from "./fingerprint.js";
 export { type FullConfig, freeze, fullSchema, isUnfrozen, type UnfrozenLm, unfreeze } from "./full.js";
 export { type LoraConfig, lora, loraMethod } from "./lowrank/lora.js";
@@ -25,6 +26,7 @@ export type {
   SiteConfig,
   SiteShape,
   TensorSpec,
+  TensorValues,
 } from "./method.js";
 export { type LoadAdapterOptions, loadPeft } from "./peft/load.js";
 export { savePeft } from "./peft/save.js";

@@ -1,7 +1,6 @@
 import type { z } from "zod";
 import type { Value } from "../graph/index.js";
 import type { Site } from "../models/index.js";
-import type { Tensor } from "../tensor/index.js";
 import type { TargetSelection } from "./targets.js";
 
 /** A site's geometry as methods see it: weights are always `[out, in]`, whatever their orientation in the file. */
@@ -68,6 +67,42 @@ export interface SiteConfig {
 /**
  * A reparametrisation of linear maps: a config schema, the tensors of a site, and its mathematics written once as
  * graph code. Targets, merging, saving, counting, switching, blending and receipts come from the framework.
+ *
+ * To add one:
+ * 1. One file in the folder of its family. Extend `siteConfigSchema` with its own options, each with a default and a
+ *    description: the schema gives the type, the command-line flags and the error messages.
+ * 2. `tensors` says what a site holds; `weight` what W becomes; `forward` the same on activations, cheaper. `forward`
+ *    must equal `x · weight(W)ᵀ`: merging compares the two and refuses when they differ.
+ * 3. Start as the identity. Where tensors start as a part of W (PiSSA), keep a frozen copy of that start and subtract
+ *    it, so that the base stays untouched.
+ * 4. One line in registry.ts; the names of its tensors in peft/ if PEFT has the method.
+ * 5. An experiment in proofs/ with what theory expects, and a test with wrong implementations that fail it.
+ *
+ * @example
+ * ```ts
+ * import { z } from "zod";
+ * import { ops, type Value } from "tunesmith/graph";
+ * import { type Method, siteConfigSchema } from "tunesmith/methods";
+ *
+ * // (IA)³ on outputs: W' = l ∘ W, one number per output row.
+ * const schema = siteConfigSchema.extend({ start: z.number().default(1).describe("first value of l") });
+ * type Config = z.infer<typeof schema>;
+ * export const rowScale: Method<Config> = {
+ *   name: "row-scale",
+ *   summary: "one learned factor per output",
+ *   paper: "2205.05638",
+ *   schema,
+ *   kinds: ["linear"],
+ *   tensors: (site, config) => ({
+ *     l: { shape: [site.outFeatures], trainable: true, init: () => new Float32Array(site.outFeatures).fill(config.start) },
+ *   }),
+ *   weight: (weight, { l }) => ops.mul(weight, ops.unsqueeze(l as Value, 1)),
+ *   forward({ y, bias, gate, tensors: { l } }) {
+ *     const product = bias ? ops.sub(y, bias) : y;
+ *     return ops.add(y, ops.mul(ops.sub(ops.mul(product, l as Value), product), gate));
+ *   },
+ * };
+ * ```
  */
 export interface Method<Config extends SiteConfig> {
   readonly name: string;
@@ -79,11 +114,11 @@ export interface Method<Config extends SiteConfig> {
   readonly kinds: readonly Site["kind"][];
   /** Tensors of one site. */
   tensors(site: SiteShape, config: Config): Readonly<Record<string, TensorSpec>>;
-  /** W' from W `[out, in]` at full strength; what merging computes. */
+  /** W' from W `[out, in]` at full strength; what merging computes. W itself when the tensors are at their start. */
   weight(weight: Value, tensors: TensorValues, site: SiteShape, config: Config): Value;
   /** What it adds to the bias `[out]` at full strength, if anything. */
   biasDelta?(tensors: TensorValues, site: SiteShape, config: Config): Value | undefined;
-  /** The map's output with the adapter, `[tokens, out]`; must agree with `weight`. */
+  /** The map's output with the adapter, `[tokens, out]`: `y` plus `gate` times what the adapter adds to it. */
   forward(call: SiteCall, config: Config): Value;
 }
 
@@ -92,6 +127,3 @@ export interface Adaptation<Config extends SiteConfig = SiteConfig> {
   readonly method: Method<Config>;
   readonly config: Config;
 }
-
-/** Tensors by site and name. */
-export type SiteTensors = ReadonlyMap<string, Readonly<Record<string, Tensor>>>;
