@@ -1,3 +1,7 @@
+import type { ErrorCode } from "./codes.js";
+
+export { type ErrorCode, errorMeanings } from "./codes.js";
+
 /**
  * Every error the library throws on bad input. `code` is stable and machine-readable, `message` names the
  * offending thing, `fix` says what to do about it; `details` holds the values a program may want to read.
@@ -29,44 +33,3 @@ export class TunesmithError extends Error {
     this.details = options.details ?? {};
   }
 }
-
-/** The closed list of error codes; add one here before throwing it. */
-export type ErrorCode =
-  // files and formats
-  | "file-not-found"
-  | "file-corrupt"
-  | "file-read-failed"
-  | "file-write-failed"
-  | "format-unsupported"
-  | "offline"
-  | "checksum-mismatch"
-  // tensors and graphs
-  | "dtype-unsupported"
-  | "shape-mismatch"
-  | "tensor-not-found"
-  | "tensor-unused"
-  | "graph-invalid"
-  | "op-unknown"
-  | "op-not-differentiable"
-  | "attribute-unsupported"
-  // models and adapters
-  | "architecture-unsupported"
-  | "tokenizer-unsupported"
-  | "target-not-found"
-  | "target-unsupported"
-  | "adapter-invalid"
-  | "adapter-no-effect"
-  | "wrong-base"
-  | "name-conflict"
-  // data, training, configuration
-  | "config-invalid"
-  | "data-invalid"
-  | "data-empty"
-  | "loss-not-finite"
-  | "zero-update"
-  | "checkpoint-mismatch"
-  | "out-of-memory"
-  // execution
-  | "runtime-failed"
-  | "numerical-failure"
-  | "cancelled";

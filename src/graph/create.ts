@@ -94,6 +94,7 @@ export function op(
   return outputOf(makeNode(name, inputs, attrs, options), 0);
 }
 
+/** Output `index` of a node. Throws `graph-invalid` when there is none. */
 export function outputOf(node: Node, index: number): Value {
   const value = node.outputs[index];
   if (!value) throw new TunesmithError("graph-invalid", `${describe(node)} has no output ${index}`);

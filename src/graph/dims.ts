@@ -11,14 +11,17 @@ function combine(op: "+" | "-" | "*" | "/", a: Dim, b: Dim, numeric: (x: number,
 /** Symbolic arithmetic on dimensions: numbers are computed, anything else becomes an expression string. */
 export const dimAdd = (a: Dim, b: Dim): Dim =>
   b === 0 ? a : a === 0 ? b : combine("+", a, b, (x, y) => x + y);
+/** a − b; see `dimAdd`. */
 export const dimSub = (a: Dim, b: Dim): Dim =>
   b === 0 ? a : a === b ? 0 : combine("-", a, b, (x, y) => x - y);
+/** a · b; see `dimAdd`. */
 export const dimMul = (a: Dim, b: Dim): Dim => {
   if (a === 1) return b;
   if (b === 1) return a;
   if (a === 0 || b === 0) return 0;
   return combine("*", a, b, (x, y) => x * y);
 };
+/** a / b, rounded down; see `dimAdd`. */
 export const dimDiv = (a: Dim, b: Dim): Dim =>
   b === 1 ? a : combine("/", a, b, (x, y) => Math.floor(x / y));
 
@@ -30,9 +33,11 @@ export function staticShape(shape: Shape): number[] | undefined {
   return shape.every((dim) => typeof dim === "number") ? (shape as number[]).slice() : undefined;
 }
 
+/** Whether two shapes are equal, symbolic axes by their names. */
 export const sameShape = (a: Shape, b: Shape): boolean =>
   a.length === b.length && a.every((dim, axis) => dim === b[axis]);
 
+/** `[2, batch, 8]`, for messages. */
 export const showShape = (shape: Shape): string => `[${shape.join(", ")}]`;
 
 /** Axis in `[0, rank)`; negative axes count from the end. */

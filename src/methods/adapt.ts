@@ -110,6 +110,7 @@ function withAdapter(model: CausalLm, adapter: Adapter): AdaptedLm {
   return adaptedLm(base, new Map([...adapters, [adapter.name, adapter]]), [...active, adapter.name]);
 }
 
+/** The adapter `name` of a model. Throws `adapter-invalid` listing those there are. */
 export function adapterNamed(model: AdaptedLm, name: string): Adapter {
   const adapter = model.adapters.get(name);
   if (adapter) return adapter;

@@ -25,6 +25,7 @@ export interface AdaptedLm extends CausalLm {
   readonly active: readonly string[];
 }
 
+/** Whether a model carries adapters, active or not. */
 export const isAdapted = (model: CausalLm): model is AdaptedLm => "adapters" in model;
 
 /** The model with other adapters switched on; their tensors are shared with `model`, not copied. */

@@ -22,6 +22,7 @@ export interface UnfrozenLm extends CausalLm {
   readonly unfrozen: ReadonlyMap<string, Parameter>;
 }
 
+/** Whether a model is the result of `unfreeze`. */
 export const isUnfrozen = (model: CausalLm): model is UnfrozenLm => "unfrozen" in model;
 
 /**

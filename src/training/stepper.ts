@@ -46,6 +46,12 @@ interface Compiled {
   readonly prefix?: Session;
 }
 
+/**
+ * A stepper for a model: graphs are differentiated and compiled when a row length first appears. Close it after use.
+ *
+ * Throws, at the first run of a length, `zero-update` (nothing to train, or a parameter that the loss does not depend on) and
+ * `op-not-differentiable`.
+ */
 export function createStepper(model: CausalLm, options: StepperOptions): Stepper {
   const compiled = new Map<number, Promise<Compiled>>();
   const cache = options.prefixCacheBytes ? prefixCache(options.prefixCacheBytes) : undefined;

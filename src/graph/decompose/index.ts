@@ -27,6 +27,7 @@ export const decompositions: ReadonlyMap<string, Decomposition> = new Map(
   }),
 );
 
+/** How a node's operator is written in simpler ones; undefined for an operator that has no decomposition. */
 export const decompositionOf = (node: Node): Decomposition | undefined =>
   decompositions.get(node.domain ? `${node.domain}.${node.op}` : node.op);
 

@@ -73,5 +73,6 @@ function splitExpression(text: string, operator: string): [string, string] | und
 
 const strip = (text: string) => (text.startsWith("(") && text.endsWith(")") ? text.slice(1, -1) : text);
 
+/** The value as another dtype; itself when it has it already. */
 export const cast = (x: Value, to: Dtype): Value =>
   x.dtype === to ? x : op("Cast", [x], { to: { i: dtypeToOnnx(to) } });

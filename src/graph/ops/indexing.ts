@@ -6,16 +6,24 @@ import type { Attrs, Shape, Value } from "../types.js";
 import { scalar } from "./base.js";
 import { expand } from "./shape.js";
 
+/**
+ * Slices of `data` along `axis` at int64 `indices`: the axis is replaced by the shape of `indices`. Negative indices count from the end.
+ */
 export const gather = (data: Value, indices: Value, axis = 0): Value =>
   op("Gather", [data, indices], axis === 0 ? {} : { axis: { i: axis } });
+/** `data[..., indices[...], ...]` on one axis; the result has the shape of `indices`. */
 export const gatherElements = (data: Value, indices: Value, axis: number): Value =>
   op("GatherElements", [data, indices], { axis: { i: axis } });
+/** Slices of `data` at the index tuples in the last axis of `indices` (ONNX GatherND). */
 export const gatherNd = (data: Value, indices: Value): Value => op("GatherND", [data, indices]);
 
 export type Reduction = "none" | "add" | "mul" | "max" | "min";
 const reductionAttr = (reduction: Reduction): Attrs =>
   reduction === "none" ? {} : { reduction: { s: reduction } };
 
+/**
+ * A copy of `data` with `updates` (of the shape of `indices`) written at `indices` along `axis`, or combined with what is there.
+ */
 export const scatterElements = (
   data: Value,
   indices: Value,
@@ -24,6 +32,9 @@ export const scatterElements = (
   reduction: Reduction = "none",
 ): Value =>
   op("ScatterElements", [data, indices, updates], { axis: { i: axis }, ...reductionAttr(reduction) });
+/**
+ * A copy of `data` with `updates` written at the index tuples in the last axis of `indices`, or combined with what is there.
+ */
 export const scatterNd = (
   data: Value,
   indices: Value,
@@ -31,6 +42,7 @@ export const scatterNd = (
   reduction: Reduction = "none",
 ): Value => op("ScatterND", [data, indices, updates], reductionAttr(reduction));
 
+/** The upper or lower triangle of the last two axes, zeros elsewhere; `k` moves the diagonal upwards. */
 export const trilu = (x: Value, upper: boolean, k = 0): Value =>
   op("Trilu", k === 0 ? [x] : [x, scalar(k, "int64")], { upper: { i: upper ? 1 : 0 } });
 
@@ -38,6 +50,7 @@ export const trilu = (x: Value, upper: boolean, k = 0): Value =>
 export const full = (shape: Shape, value: number, dtype: Dtype, like: readonly Value[] = []): Value =>
   expand(scalar(value, dtype), shape, like);
 
+/** Zeros of the shape and dtype of `x`. */
 export const zerosLike = (x: Value): Value => full(x.shape, 0, x.dtype, [x]);
 
 /** `[start, start+1, ...]` of a static length. */

@@ -1,6 +1,7 @@
 import { op } from "../create.js";
 import type { Attrs, Value } from "../types.js";
 
+/** Matrix product over the last two axes; the axes before them broadcast. */
 export const matmul = (a: Value, b: Value): Value => op("MatMul", [a, b]);
 
 export interface GemmOptions {
@@ -20,5 +21,6 @@ export function gemm(a: Value, b: Value, c?: Value, options: GemmOptions = {}): 
   return op("Gemm", c ? [a, b, c] : [a, b], attrs);
 }
 
+/** Sum of products by an equation with explicit output, such as `"bij,bjk->bik"`. */
 export const einsum = (equation: string, ...operands: Value[]): Value =>
   op("Einsum", operands, { equation: { s: equation } });

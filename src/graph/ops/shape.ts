@@ -15,6 +15,7 @@ export function expand(x: Value, shape: Shape, like: readonly Value[] = []): Val
   return sameShape(x.shape, shape) ? x : op("Expand", [x, shapeTensor(shape, [x, ...like])]);
 }
 
+/** Axes in another order: output axis i is input axis `perm[i]`. */
 export function transpose(x: Value, perm: readonly number[]): Value {
   return perm.every((axis, at) => axis === at) ? x : op("Transpose", [x], { perm: { ints: perm } });
 }
@@ -25,6 +26,7 @@ export function transposeLast(x: Value): Value {
   return transpose(x, [...Array(rank - 2).keys(), rank - 1, rank - 2]);
 }
 
+/** Values one after the other along `axis`. */
 export const concat = (values: readonly Value[], axis: number): Value =>
   values.length === 1 ? (values[0] as Value) : op("Concat", values, { axis: { i: axis } });
 
@@ -38,14 +40,21 @@ export function slice(x: Value, axis: number, start: number, end: number = MAX_E
   return op("Slice", step === 1 ? inputs : [...inputs, ints([step])]);
 }
 
+/** New axes of length 1 at these positions of the result. */
 export const unsqueeze = (x: Value, ...axes: number[]): Value => op("Unsqueeze", [x, ints(axes)]);
+/** The value without these axes, which must have length 1. */
 export const squeeze = (x: Value, ...axes: number[]): Value => op("Squeeze", [x, ints(axes)]);
+/** The value repeated so many times along each axis. */
 export const tile = (x: Value, repeats: readonly number[]): Value => op("Tile", [x, ints(repeats)]);
+/** The run-time shape as an int64 vector. */
 export const shapeOf = (x: Value): Value => op("Shape", [x]);
 
 /** Constant padding; `before`/`after` per axis, negative values crop. */
 export const pad = (x: Value, before: readonly number[], after: readonly number[]): Value =>
   op("Pad", [x, ints([...before, ...after])]);
 
+/**
+ * Length of an axis as the graph knows it: a number, or the name of a symbolic axis. Negative axes count from the end.
+ */
 export const axisLength = (x: Value, axis: number): Dim =>
   x.shape[normalAxis(axis, x.shape.length, "axis")] as Dim;
