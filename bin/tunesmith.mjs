@@ -25,7 +25,16 @@ function build() {
   const fresh = join(root, ".cache", `dist-${process.pid}`);
   mkdirSync(fresh, { recursive: true });
   const compiler = join(root, "node_modules/typescript/bin/tsc");
-  const args = [compiler, "-p", join(root, "tsconfig.json"), "--outDir", fresh];
+  // `#io` and `#ort` are looked up in src: dist, where they lead otherwise, is what is being made.
+  const args = [
+    compiler,
+    "-p",
+    join(root, "tsconfig.json"),
+    "--outDir",
+    fresh,
+    "--customConditions",
+    "source",
+  ];
   const result = spawnSync(process.execPath, args, { encoding: "utf8" });
   if (!existsSync(join(fresh, "cli/main.js"))) {
     process.stderr.write(`error[internal]: the sources do not compile\n${result.stdout}${result.stderr}`);

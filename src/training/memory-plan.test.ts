@@ -56,14 +56,17 @@ async function midModel() {
   return adapt(base, lora({ targets: "all-linear" }));
 }
 
-test("a step takes within 35 % of the planned memory", async () => {
-  const model = await midModel();
-  const shape = { batch: 4, length: 128 };
-  const planned = memoryPlan(model, shape).activations;
-  const growth = measured(encodeGraph(forBackend(trainingGraph(model, shape).graph, "cpu")));
-  expect(growth / planned).toBeGreaterThan(0.65);
-  expect(growth / planned).toBeLessThan(1.35);
-});
+test.each([false, true])(
+  "a step takes within 35 % of the planned memory (recompute %s)",
+  async (recompute) => {
+    const model = await midModel();
+    const shape = { batch: 4, length: 128, recompute };
+    const planned = memoryPlan(model, shape).activations;
+    const growth = measured(encodeGraph(forBackend(trainingGraph(model, shape).graph, "cpu")));
+    expect(growth / planned).toBeGreaterThan(0.65);
+    expect(growth / planned).toBeLessThan(1.35);
+  },
+);
 
 test("the plan counts weights, parameters and what the optimiser keeps, and sees recomputation", async () => {
   const model = await midModel();
@@ -76,7 +79,7 @@ test("the plan counts weights, parameters and what the optimiser keeps, and sees
   expect(memoryPlan(model, { ...shape, stateFactor: 0 }).optimizer).toBe(0);
   // Embedding and head of 4000 x 256, four layers of 4 x 256² and 3 x 256 x 768.
   expect(plan.weights).toBeGreaterThan(4 * (2 * 4000 * 256 + 4 * (4 * 256 ** 2 + 3 * 256 * 768)));
-  expect(memoryPlan(model, { ...shape, recompute: true }).activations).toBeLessThan(0.5 * plan.activations);
+  expect(memoryPlan(model, { ...shape, recompute: true }).activations).toBeLessThan(0.6 * plan.activations);
 });
 
 test("values live until their last reader", () => {
