@@ -1,9 +1,10 @@
 import { joinPath, makeDir, writeFileAtomic } from "#io";
+import { TunesmithError } from "../../errors/index.js";
 import { type CausalLm, probeOutputs, sitesOf } from "../../models/index.js";
 import { type Tensor, tensor, writeSafetensors } from "../../tensor/index.js";
 import type { Adapter, AdapterSite } from "../adapter.js";
 import { fingerprint, touchedWeights } from "../fingerprint.js";
-import type { LoraConfig } from "../lowrank/lora.js";
+import { type LoraConfig, loraMethod } from "../lowrank/lora.js";
 import { isTarget } from "../targets.js";
 import { peftConfigOf } from "./config.js";
 import { FINGERPRINT_KEY, TOKENIZER_KEY } from "./load.js";
@@ -13,8 +14,21 @@ import { PREFIX, peftNames } from "./names.js";
  * Writes an adapter as a PEFT folder: `adapter_config.json` and `adapter_model.safetensors`. Adapters whose
  * initialisation took a part of the base (PiSSA, OLoRA) are written in portable form: of twice the rank, for the
  * original base.
+ *
+ * Writes what it is given: `saveAdapter` checks first that it has an effect. Throws `format-unsupported` for a method
+ * that PEFT has no format for, `file-write-failed`.
  */
 export async function savePeft(model: CausalLm, adapter: Adapter, folder: string): Promise<void> {
+  const { method } = adapter.adaptation;
+  if (method.name !== loraMethod.name) {
+    throw new TunesmithError(
+      "format-unsupported",
+      `an adapter of method '${method.name}' has no PEFT format here`,
+      {
+        fix: "merge it and save the model, or keep its tensors with writeSafetensors",
+      },
+    );
+  }
   await makeDir(folder);
   const names = peftNames(adapter);
   const tensors = new Map<string, Tensor>();
