@@ -255,7 +255,7 @@ export function cacheDir(): string {
  * `file-not-found` naming the file that is missing.
  */
 export async function assetFolder(url: URL, names: readonly string[]): Promise<string> {
-  const folder = fileURLToPath(url);
+  const folder = nodePath.resolve(fileURLToPath(url));
   for (const name of names) await stat(nodePath.join(folder, name));
   return folder;
 }
