@@ -1,0 +1,109 @@
+// Writes everything in the documents that comes from code: npm run docs. With --check it only compares, and fails.
+import { spawnSync } from "node:child_process";
+import { fileURLToPath } from "node:url";
+import { benchDocs } from "./generate-bench-docs.mjs";
+import { put, table, withSection } from "./generated-text.mjs";
+import { importSource } from "./import-source.mjs";
+
+const root = fileURLToPath(new URL("../", import.meta.url));
+const check = process.argv.includes("--check");
+
+const source = await importSource(
+  "docs",
+  `
+  export { commands } from "./src/cli/commands.ts";
+  export { configJsonSchema } from "./src/cli/config/schema.ts";
+  export { fieldOf } from "./src/cli/config/flags.ts";
+  export { createProgram } from "./src/cli/program.ts";
+  export { errorMeanings } from "./src/errors/index.ts";
+  export { methodNamed, methodNames } from "./src/methods/index.ts";
+  export { architectures } from "./src/models/index.ts";
+`,
+);
+
+/** One section per command, from the program that parses the command line and prints --help. */
+function cliReference() {
+  const program = source.createProgram(source.commands, "0", async () => {});
+  return program.commands
+    .map((command) => {
+      const { example } = source.commands.find(({ name }) => name === command.name());
+      const own = command.options.filter((option) => !option.helpGroupHeading);
+      const ofMethods = command.options.filter((option) => option.helpGroupHeading);
+      const rows = (options) => options.map(({ flags, description }) => [`\`${flags}\``, description]);
+      const operands = command.registeredArguments.map((argument) => ` [${argument.name()}]`).join("");
+      const parts = [
+        `### tunesmith ${command.name()}${operands}`,
+        `${capital(command.description())}.`,
+        `\`\`\`sh\n${example}\n\`\`\``,
+        table(["flag", "what"], rows(own)),
+      ];
+      if (ofMethods.length > 0) {
+        parts.push(
+          "Options of methods (see [methods.md](methods.md)):",
+          table(["flag", "what"], rows(ofMethods)),
+        );
+      }
+      return parts.join("\n\n");
+    })
+    .join("\n\n");
+}
+
+const capital = (text) => text.charAt(0).toUpperCase() + text.slice(1);
+
+/** The registry: one row per method, then the options of each. */
+function methodsReference() {
+  const methods = source.methodNames.map((name) => source.methodNamed(name));
+  const link = (paper) => (paper ? `[${paper}](https://arxiv.org/abs/${paper})` : "");
+  const overview = table(
+    ["method", "what it does", "paper (arXiv)", "acts on", "leaves behind"],
+    methods.map(({ name, summary, paper, kinds, result }) => [
+      `\`${name}\``,
+      summary,
+      link(paper),
+      kinds.join(", "),
+      result === "adapter" ? "an adapter folder" : "a whole model",
+    ]),
+  );
+  const options = methods.map(({ name, options: { shape } }) => {
+    const rows = Object.entries(shape).map(([key, schema]) => {
+      const { flag, fallback, description } = source.fieldOf(key, schema);
+      return [
+        `\`${key}\``,
+        `\`${flag}\``,
+        fallback === undefined ? "" : `\`${JSON.stringify(fallback)}\``,
+        description,
+      ];
+    });
+    return `### Options of \`${name}\`\n\n${table(["in code and files", "flag", "default", "what"], rows)}`;
+  });
+  return [overview, ...options].join("\n\n");
+}
+
+const errorsTable = () =>
+  table(
+    ["code", "meaning"],
+    Object.entries(source.errorMeanings).map(([code, meaning]) => [`\`${code}\``, meaning]),
+  );
+
+const architectureList = () =>
+  table(
+    ["`model_type` in config.json", "default targets of adapters"],
+    source.architectures.flatMap(({ modelTypes, defaultTargets }) =>
+      modelTypes.map((type) => [`\`${type}\``, defaultTargets.map((name) => `\`${name}\``).join(", ")]),
+    ),
+  );
+
+const schema = () => `${JSON.stringify(source.configJsonSchema(), null, 2)}\n`;
+
+const changed = [
+  put("docs/cli.md", withSection("docs/cli.md", "cli", cliReference()), check),
+  put("docs/methods.md", withSection("docs/methods.md", "methods", methodsReference()), check),
+  put("docs/errors.md", withSection("docs/errors.md", "errors", errorsTable()), check),
+  put("docs/formats.md", withSection("docs/formats.md", "architectures", architectureList()), check),
+  put("schema/tunesmith.schema.json", schema(), check),
+  benchDocs(check),
+];
+if (!check) spawnSync(process.execPath, ["scripts/generate-op-table.mjs"], { cwd: root, stdio: "inherit" });
+const stale = changed.filter(Boolean).length;
+if (check) console.log(`documents: ${stale} not up to date${stale > 0 ? " (npm run docs)" : ""}`);
+process.exit(check && stale > 0 ? 1 : 0);
