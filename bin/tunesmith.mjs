@@ -41,10 +41,14 @@ function build() {
     process.exit(1);
   }
   if (result.status !== 0) process.stderr.write(`the sources have type errors:\n${result.stdout}`);
-  const old = `${fresh}-old`;
-  if (existsSync(join(root, "dist"))) renameSync(join(root, "dist"), old);
-  renameSync(fresh, join(root, "dist"));
-  rmSync(old, { recursive: true, force: true });
+  try {
+    if (existsSync(join(root, "dist"))) renameSync(join(root, "dist"), `${fresh}-old`);
+    renameSync(fresh, join(root, "dist"));
+  } catch (error) {
+    // Another command, started at the same time, has put its own there.
+    if (!["ENOENT", "ENOTEMPTY", "EEXIST"].includes(error.code)) throw error;
+  }
+  for (const left of [fresh, `${fresh}-old`]) rmSync(left, { recursive: true, force: true });
 }
 
 if (isStale()) build();

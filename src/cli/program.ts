@@ -1,7 +1,7 @@
 import { Command as Commander, Option } from "commander";
 import type { z } from "zod";
 import type { Command } from "./command.js";
-import { type Field, fieldOf, parseFlag } from "./config/flags.js";
+import { type Field, fieldOf, isOffSwitch, parseFlag, shownAs } from "./config/flags.js";
 
 /** A call of a command as it stands on the command line. */
 export interface Call {
@@ -61,15 +61,17 @@ function addCommand(program: Commander, command: Command, onCall: (call: Call) =
 }
 
 function optionOf(field: Field): Option {
-  const { flag, kinds, fallback, choices } = field;
+  const { kinds, fallback, choices } = field;
+  const { flag, description } = shownAs(field);
   const isSwitch = kinds.has("boolean") && kinds.size === 1;
-  const name = isSwitch && fallback === true ? flag.replace("--", "--no-") : flag;
   const shown = fallback === undefined || isSwitch || isEmpty(fallback) ? "" : ` (default ${fallback})`;
   const listed = choices ? ` [${choices.join(", ")}]` : "";
-  const text = `${isSwitch && fallback === true ? "do not " : ""}${field.description}${listed}${shown}`;
-  const option = new Option(isSwitch ? name : `${name} <${valueName(field)}>`, text);
+  const option = new Option(
+    isSwitch ? flag : `${flag} <${valueName(field)}>`,
+    `${description}${listed}${shown}`,
+  );
   // Commander would set true for a --no- flag that was not given.
-  return isSwitch && fallback === true ? option.default(undefined) : option;
+  return isOffSwitch(field) ? option.default(undefined) : option;
 }
 
 const isEmpty = (value: unknown) => typeof value === "object" && Object.keys(value ?? {}).length === 0;

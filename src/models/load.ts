@@ -18,7 +18,7 @@ const HUB_ID = /^([A-Za-z0-9][\w.-]*\/[A-Za-z0-9][\w.-]*)(?:@([\w./-]+))?$/;
  * Loads a causal language model from wherever it is:
  * - a Hugging Face style folder (`config.json`, `model.safetensors` or shards, tokenizer files);
  * - a llama2.c checkpoint, as a `.bin` file or a folder with it and its tokenizer;
- * - an `.onnx` file, or a folder with one;
+ * - an `.onnx` file, or a folder with one (also as `onnx/model.onnx`);
  * - a hub id, `organisation/name` or `organisation/name@revision`: downloaded once into the cache, checked by SHA-256.
  *
  * A path that exists wins over a hub id. Throws `file-not-found` saying what was tried, `format-unsupported`,
@@ -58,9 +58,13 @@ async function loadPath(path: string): Promise<CausalLm> {
 }
 
 async function loadDirectory(path: string): Promise<CausalLm> {
-  if (await isModelFolder(path)) return loadFolder(path);
   const names = await listDir(path);
   const onnx = names.filter((name) => name.endsWith(".onnx"));
+  // An exported model has its config.json beside the ONNX file, or above the folder that transformers.js looks into.
+  if (names.includes("onnx") && (await fileExists(joinPath(path, "onnx", "model.onnx"))))
+    onnx.push("onnx/model.onnx");
+  const hasWeights = names.some((name) => name.includes(".safetensors"));
+  if ((hasWeights || onnx.length === 0) && (await isModelFolder(path))) return loadFolder(path);
   if (onnx.length === 1) return loadOnnxLm(joinPath(path, String(onnx[0])));
   const checkpoint = await findLlama2c(path);
   if (checkpoint) return loadLlama2c(checkpoint);

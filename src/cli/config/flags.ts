@@ -25,6 +25,16 @@ const definitionOf = (schema: z.ZodType): Definition => schema.def as unknown as
 export const flagOf = (key: string): string =>
   `--${key.replace(/[A-Z]/g, (letter) => `-${letter.toLowerCase()}`)}`;
 
+/** A switch that is on by default is given as its opposite: `--no-append-eos`. */
+export const isOffSwitch = ({ kinds, fallback }: Field): boolean =>
+  kinds.has("boolean") && kinds.size === 1 && fallback === true;
+
+/** Flag and description as help and documents show them. */
+export const shownAs = (field: Field): { flag: string; description: string } =>
+  isOffSwitch(field)
+    ? { flag: field.flag.replace("--", "--no-"), description: `do not ${field.description}` }
+    : { flag: field.flag, description: field.description };
+
 /** What a flag of this schema looks like. */
 export function fieldOf(key: string, schema: z.ZodType): Field {
   let inner = schema;

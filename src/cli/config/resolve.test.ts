@@ -2,6 +2,8 @@ import { mkdtempSync, readFileSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { expect, test } from "vitest";
+import { commands } from "../commands.js";
+import { optionsMarkdown } from "./docs.js";
 import { readConfigFile } from "./file.js";
 import { resolveOptions } from "./resolve.js";
 import { configJsonSchema, runSchema, trainSchema } from "./schema.js";
@@ -80,6 +82,12 @@ test("the published schema is the one in use", () => {
   const published: unknown = JSON.parse(readFileSync(path, "utf8"));
   // When this fails: npm run schema
   expect(published).toEqual(JSON.parse(JSON.stringify(configJsonSchema())));
+});
+
+test("the tables of docs/cli.md are those in use", () => {
+  const page = readFileSync(new URL("../../../docs/cli.md", import.meta.url), "utf8");
+  // When this fails: npm run schema
+  expect(page).toContain(optionsMarkdown(commands));
 });
 
 test("no option of a method has the name of a run's", () => {
