@@ -25,6 +25,16 @@ test("an error is what happened and what to do, without a stack", () => {
   );
 });
 
+test("advice about options of the library names flags", () => {
+  const error = new TunesmithError("wrong-base", "x", {
+    fix: "load the base, or pass { anyBase: true } to apply it",
+  });
+  expect(describeError(error, false)).toContain("or give --any-base to apply it");
+  expect(errorObject(error)).toMatchObject({
+    error: { fix: "load the base, or give --any-base to apply it" },
+  });
+});
+
 test("exit codes: 1 what happened, 2 what was asked, 130 interrupted", () => {
   expect(exitCodeOf(missing)).toBe(2);
   expect(exitCodeOf(new TunesmithError("config-invalid", "x"))).toBe(2);

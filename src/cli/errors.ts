@@ -14,13 +14,27 @@ export function exitCodeOf(error: unknown): number {
   return USAGE.has(error.code) ? EXIT.usage : EXIT.error;
 }
 
+/** The library's errors speak of its options; on the command line they are flags. */
+const AS_FLAGS: readonly (readonly [RegExp, string])[] = [
+  [/pass \{ anyBase: true \}/, "give --any-base"],
+  [/continue with resume/, "continue with --resume"],
+  [/set saveEvery to be able to continue/, "with --save-every N it could be continued"],
+  [/lower warmupSteps or use warmupRatio/, "lower --warmup, or give a share of all steps such as 0.1"],
+  [/\bmaxLength\b/, "--length"],
+  [/`extensions`/, "--extensions"],
+  [/packing: none/, "--packing none"],
+  [/, or name the fields with `fields`|, or name their fields with `fields`/, ""],
+];
+const asFlags = (fix: string): string =>
+  AS_FLAGS.reduce((text, [option, flag]) => text.replace(option, flag), fix);
+
 /** An error as people read it: what, and what to do. `debug` adds where it came from. */
 export function describeError(error: unknown, debug: boolean): string {
   const stack = debug && error instanceof Error ? `\n${withCauses(error)}` : "";
   if (error instanceof CommanderError) return fromCommander(error) + stack;
   if (error instanceof TunesmithError) {
     const [message = ""] = error.message.split("\n  fix: ");
-    return `error[${error.code}]: ${message}${error.fix ? `\n  fix: ${error.fix}` : ""}${stack}`;
+    return `error[${error.code}]: ${message}${error.fix ? `\n  fix: ${asFlags(error.fix)}` : ""}${stack}`;
   }
   const message = error instanceof Error ? error.message : String(error);
   const fix = "this should not happen: run again with --debug and report what it prints";
@@ -49,6 +63,6 @@ export function errorObject(error: unknown): Record<string, unknown> {
         ? "config-invalid"
         : "internal";
   const message = error instanceof Error ? (error.message.split("\n")[0] ?? "") : String(error);
-  const fix = error instanceof TunesmithError ? { fix: error.fix } : {};
+  const fix = error instanceof TunesmithError && error.fix ? { fix: asFlags(error.fix) } : {};
   return { error: { code, message: message.replace(/^error: /, ""), ...fix } };
 }

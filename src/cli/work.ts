@@ -1,7 +1,8 @@
+import { joinPath } from "#io";
 import { type LoadDatasetOptions, loadDataset, type TokenizeOptions } from "../data/index.js";
 import { TunesmithError } from "../errors/index.js";
 import { formatReceipt, loadAdapter } from "../methods/index.js";
-import { type CausalLm, loadModel, type Tokenizer } from "../models/index.js";
+import { type CausalLm, exportOnnx, loadModel, saveModel, type Tokenizer } from "../models/index.js";
 import { bytesIn } from "./config/flags.js";
 import type { TrainConfig } from "./config/schema.js";
 import { formatBytes, type Progress, type Ui } from "./ui.js";
@@ -36,6 +37,12 @@ export async function openAdapted(
   const adapted = await loadAdapter(model, options.adapter, { anyBase: options.anyBase });
   ui.note(formatReceipt(adapted.receipt));
   return adapted;
+}
+
+/** Writes a model without adapters: as a Hugging Face folder, or as ONNX when that is what it came from. */
+export async function saveWhole(model: CausalLm, folder: string): Promise<readonly string[]> {
+  if (model.architecture === "onnx") return (await exportOnnx(model, folder)).files;
+  return (await saveModel(model, folder)).files.map((name) => joinPath(folder, name));
 }
 
 /** The tokenizer of a model; throws `tokenizer-unsupported` when it has none. */

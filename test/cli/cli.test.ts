@@ -97,6 +97,19 @@ test("the exported ONNX file is a model again, and the one with a cache runs", a
   expect((await generate("cached")).text).toBe((await generate("model")).text);
 });
 
+test("an adapter made for a model fits its ONNX file, and merges into another", async () => {
+  await json([...LORA, "--steps", "5", "--out", "short"], folder);
+  await json(["export", "--model", "model", "--out", "base-onnx"], folder);
+  const merged = await json(
+    ["merge", "--model", "base-onnx", "--adapter", "short", "--out", "merged-onnx"],
+    folder,
+  );
+  expect(merged.maxDiff).toBeLessThan(1e-4);
+  const data = ["--data", "data.txt", "--length", "32"];
+  const adapted = await json(["eval", "--model", "model", "--adapter", "short", ...data], folder);
+  expect((await json(["eval", "--model", "merged-onnx", ...data], folder)).loss).toBeCloseTo(adapted.loss, 5);
+});
+
 test("full fine-tuning writes a model", async () => {
   const trained = await json(
     [...TRAIN, "--method", "full", "--select", "mlp", "--steps", "10", "--out", "whole"],

@@ -7,9 +7,10 @@ import {
   saveAdapter,
   type UnfrozenLm,
 } from "../../methods/index.js";
-import { type CausalLm, saveModel } from "../../models/index.js";
+import type { CausalLm } from "../../models/index.js";
 import { readTensor, toFloat32 } from "../../tensor/index.js";
 import { formatCount, type Ui } from "../ui.js";
+import { saveWhole } from "../work.js";
 
 /** Writes what was trained (an adapter as a PEFT folder, a whole model as a model folder), prints and returns the receipt. */
 export async function saveResult(model: CausalLm, folder: string, ui: Ui): Promise<object> {
@@ -19,7 +20,7 @@ export async function saveResult(model: CausalLm, folder: string, ui: Ui): Promi
     return receipt;
   }
   if (!isUnfrozen(model)) throw new TunesmithError("adapter-invalid", "the method left nothing to save");
-  const { files } = await saveModel(freeze(model), folder);
+  const files = await saveWhole(freeze(model), folder);
   const change = await changeOf(model);
   ui.say(
     `save '${model.architecture}' (full): ${change.tensorsChanged} of ${model.unfrozen.size} weights changed`,

@@ -1,6 +1,5 @@
 import { joinPath, makeDir, writeFileAtomic } from "#io";
 import { type Pack, paddingId, planBatches, prepareRows, type Row, splitDataset } from "../../data/index.js";
-import { TunesmithError } from "../../errors/index.js";
 import { applyMethod, methodNamed } from "../../methods/index.js";
 import type { CausalLm } from "../../models/index.js";
 import {
@@ -47,6 +46,7 @@ export interface Prepared {
   readonly steps: number;
   readonly stepsPerEpoch: number;
   readonly padId: number;
+  readonly optimizer: Optimizer;
 }
 
 export async function runTrain(config: RunConfig, context: Context): Promise<void> {
@@ -116,6 +116,7 @@ async function prepare(config: RunConfig, { ui, signal }: Context): Promise<Prep
   const { batchSize, accumulate } = config;
   const perEpoch = planBatches(trained.packs, { batchSize, lengths: trained.lengths }).length;
   const stepsPerEpoch = Math.max(1, Math.ceil(perEpoch / accumulate));
+  const steps = config.steps ?? Math.max(1, Math.ceil(config.epochs * stepsPerEpoch));
   const prepared: Prepared = {
     base,
     model,
@@ -123,9 +124,10 @@ async function prepare(config: RunConfig, { ui, signal }: Context): Promise<Prep
     validation: validation?.packs ?? [],
     lengths: trained.lengths,
     validationLengths: validation?.lengths ?? [],
-    steps: config.steps ?? Math.max(1, Math.ceil(config.epochs * stepsPerEpoch)),
+    steps,
     stepsPerEpoch,
     padId: paddingId(tokenizer),
+    optimizer: optimizerOf(config, steps),
   };
   const parameters = trainableCount(model);
   ui.say(
@@ -217,7 +219,7 @@ async function trainWithBar(
     lengths: [...new Set([...prepared.lengths, ...prepared.validationLengths])].sort((a, b) => a - b),
     accumulate: config.accumulate,
     steps: prepared.steps,
-    optimizer: optimizerOf(config, prepared.steps),
+    optimizer: prepared.optimizer,
     seed: config.seed,
     padId: prepared.padId,
     runDir,
@@ -241,25 +243,9 @@ async function trainWithBar(
   };
   try {
     return await train(prepared.model, options);
-  } catch (error) {
-    throw withFlags(error);
   } finally {
     bar.stop();
   }
-}
-
-/** The library speaks of options; here they are flags. */
-function withFlags(error: unknown): unknown {
-  if (!(error instanceof TunesmithError) || error.code !== "cancelled") return error;
-  const { details } = error;
-  const fix =
-    error.fix?.includes("resume with") || error.fix === "continue with resume"
-      ? "continue with --resume"
-      : "--save-every N would have kept checkpoints to continue from";
-  return new TunesmithError("cancelled", error.message.split("\n")[0] ?? "", {
-    fix,
-    details: { ...details },
-  });
 }
 
 /** What decides a run's numbers; a resumed run must have the same. */
