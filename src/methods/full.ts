@@ -104,7 +104,8 @@ async function trainable(name: string, weight: Value): Promise<Parameter> {
 }
 
 function chooseWeights(model: CausalLm, select: FullConfig["select"]): [string, Value][] {
-  const names = [...model.weights.keys()];
+  // Scalars are settings an ONNX file writes as constants (an epsilon, a scale), not weights.
+  const names = [...model.weights].flatMap(([name, { shape }]) => (shape.length > 0 ? [name] : []));
   const chosen = names.filter(selector(names, select));
   if (chosen.length === 0) {
     throw new TunesmithError("target-not-found", `no weight matches ${String(select)}`, {
