@@ -19,13 +19,20 @@ const unknown = wanted?.find((name) => !sections.some((section) => section.name 
 if (unknown)
   throw new Error(`no section '${unknown}'; there are: ${sections.map(({ name }) => name).join(", ")}`);
 
-const python = peerPython(say);
-const models = makeModels(python, say);
+// Made when a section first asks for them: not every section has PyTorch as its peer.
+let [environment, folders] = [undefined, undefined];
+const python = () => {
+  environment ??= peerPython(say);
+  return environment;
+};
 const tools = {
   alternate,
   ours,
-  peer: (options) => peer(python, options),
-  models,
+  peer: (options) => peer(python(), options),
+  get models() {
+    folders ??= makeModels(python(), say);
+    return folders;
+  },
   rounds: Number(values.rounds),
   say,
 };
@@ -41,7 +48,7 @@ if (values.json) console.log(JSON.stringify(report));
 
 function formatRow({ what, ours: mine, peer: theirs, ratio, target, unit = "" }) {
   const figure = (value) => (value === undefined ? "" : `${Number(value.toFixed(3))}${unit}`);
-  const goal = target === undefined ? "" : `  target <= ${target} ${ratio <= target ? "met" : "MISSED"}`;
+  const goal = target === undefined ? "" : `  target <= ${Number(target.toFixed(3))} ${ratio <= target ? "met" : "MISSED"}`;
   const against = theirs === undefined ? "" : ` vs ${figure(theirs)}`;
   return `${what.padEnd(52)} ${figure(mine)}${against}  ratio ${Number(ratio.toFixed(3))}${goal}`;
 }

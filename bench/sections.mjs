@@ -1,5 +1,6 @@
 // What is measured. Each section returns rows {what, ours, peer, ratio, target, unit}.
 import { join } from "node:path";
+import { browserReports } from "./browser/run.mjs";
 import { median, withScratch } from "./measure.mjs";
 
 const of = (key) => (reports) => median(reports.map((report) => report[key]));
@@ -151,6 +152,33 @@ function sharedSection({ ours, models }) {
   };
 }
 
+/** The shipped model's adapter trained in Chromium, two WASM threads each; steps alternate between the libraries. */
+async function browserSection({ rounds, say }) {
+  const shape = { steps: 12, batch: 4, length: 128 };
+  const { reports, parameters, versions } = await browserReports({ say, rounds, ...shape });
+  const { tunesmith, ...peers } = reports;
+  const stepSeconds = (library) => median(library.flatMap(({ seconds }) => seconds));
+  const mine = stepSeconds(tunesmith);
+  const rows = Object.entries(peers).flatMap(([name, library]) => {
+    const theirs = stepSeconds(library);
+    return [
+      {
+        ...row(`step time, ${name}`, "s", mine, theirs, 1 / 1.5),
+        stepsPerSecond: { ours: 1 / mine, peer: 1 / theirs, ratio: theirs / mine },
+      },
+      row(`  processor time of a step, ${name}`, "s", of("cpuSeconds")(tunesmith), of("cpuSeconds")(library)),
+      row(
+        `  page to first finished step, ${name}`,
+        "s",
+        of("firstStepSeconds")(tunesmith),
+        of("firstStepSeconds")(library),
+      ),
+      row(`  peak RSS of the page's process, ${name}`, "MB", of("peakMb")(tunesmith), of("peakMb")(library)),
+    ].filter(({ ratio }) => !Number.isNaN(ratio));
+  });
+  return { rows, parameters, versions, reports };
+}
+
 export const sections = [
   {
     name: "step",
@@ -173,4 +201,5 @@ export const sections = [
   { name: "recompute", title: "Recomputation", run: recomputeSection },
   { name: "loss", title: "Cross-entropy memory", run: memorySection },
   { name: "shared", title: "Two sessions on one weight file", run: sharedSection },
+  { name: "browser", title: "LoRA r=8 of the shipped model in Chromium, WASM, 4 x 128", run: browserSection },
 ];

@@ -86,7 +86,7 @@ const launchArguments = (proxyPort) => [
   "--use-angle=swiftshader",
 ];
 
-async function runSuite(context, origin, name, foreign) {
+async function runSuite(context, origin, name, reload, foreign) {
   const results = [];
   const page = await context.newPage();
   page.on("request", (request) => {
@@ -99,7 +99,18 @@ async function runSuite(context, origin, name, foreign) {
   page.on("pageerror", (error) => failed(`uncaught: ${error.message}`));
   await page.exposeFunction("reportResult", (result) => void results.push(result));
   await page.goto(`${origin}/`);
-  const run = page.evaluate(async (suite) => (await import("/page/page.js")).run(suite), name);
+  const part = (reloaded) =>
+    page.evaluate(async (how) => (await import("/page/page.js")).run(how.name, how.reloaded), {
+      name,
+      reloaded,
+    });
+  const both = async () => {
+    await part(false);
+    if (!reload) return;
+    await page.reload();
+    await part(true);
+  };
+  const run = both();
   let timer;
   const limit = new Promise((_, reject) => {
     timer = setTimeout(
@@ -134,6 +145,7 @@ export async function runBrowserTests(wanted = []) {
       "/page/": join(folder, "page"),
       "/ort/": join(root, "node_modules/onnxruntime-web/dist"),
       "/fixtures/": join(root, "fixtures"),
+      "/assets/": join(root, "assets"),
     },
     texts,
   );
@@ -149,10 +161,13 @@ export async function runBrowserTests(wanted = []) {
   try {
     const page = await context.newPage();
     await page.goto(`${server.origin}/`);
-    const all = await page.evaluate(async () => (await import("/page/page.js")).suiteNames);
+    const { suiteNames: all, reloadedSuiteNames: reloaded } = await page.evaluate(async () => {
+      const { suiteNames, reloadedSuiteNames } = await import("/page/page.js");
+      return { suiteNames, reloadedSuiteNames };
+    });
     await page.close();
     for (const suite of wanted.length > 0 ? wanted : all) {
-      const results = await runSuite(context, server.origin, suite, foreign);
+      const results = await runSuite(context, server.origin, suite, reloaded.includes(suite), foreign);
       print(suite, results);
       for (const { status } of results) counts[status]++;
     }

@@ -13,6 +13,7 @@ import { gpt2Matches } from "./gpt2.js";
 import { assert, close, difference, equal, failure, skip, test } from "./harness.js";
 import { noise } from "./noise.js";
 import { type OperatorCase, operatorCases } from "./operators.js";
+import { interrupted, quickstart, resumed } from "./quickstart.js";
 import type { PlainTensor, Reference } from "./reference.js";
 import { slowGraph, trainingGraph } from "./training-graph.js";
 import { webgpuFacts } from "./webgpu-facts.js";
@@ -253,10 +254,15 @@ export const suites: Readonly<Record<string, () => void | Promise<void>>> = {
   "wasm-1": wasmOneThread,
   "wasm-2": wasmTwoThreads,
   worker,
+  quickstart: () => quickstart({ backend: "wasm", threads: 2, worker: true }, 10),
+  resume: interrupted,
   webgpu,
   facts,
   "bad-paths": badPaths,
 };
+
+/** What a suite tests after its page was reloaded. */
+export const afterReload: typeof suites = { resume: resumed };
 
 /** Everything is served from one place; nothing may come from anywhere else. */
 export const configure = (): void => configureRuntime({ wasmPaths: "/ort/" });
