@@ -34,7 +34,8 @@ function* exportedFrom(file, wanted) {
   for (const [, , list, specifier] of text.matchAll(RE_EXPORT)) {
     const target = sourceOf(file, specifier);
     if (!target) continue;
-    const names = list === undefined ? undefined : namesOf(list).filter((name) => !wanted || wanted.has(name));
+    const names =
+      list === undefined ? undefined : namesOf(list).filter((name) => !wanted || wanted.has(name));
     if (names?.length === 0) continue;
     yield* exportedFrom(target, names ? new Set(names) : wanted);
   }
@@ -58,7 +59,8 @@ for (const entry of entries) {
     const key = `${file}#${name}`;
     if (seen.has(key)) continue;
     seen.add(key);
-    if (!isDocumented(file, name)) problems.push(`${relative(root, file)}: '${name}' is public and has no JSDoc`);
+    if (!isDocumented(file, name))
+      problems.push(`${relative(root, file)}: '${name}' is public and has no JSDoc`);
   }
 }
 for (const problem of problems) console.error(problem);

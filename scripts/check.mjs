@@ -1,4 +1,4 @@
-// All static checks: types, format and lint, floors, examples. `npm run check`; the tests run them too.
+// All static checks: types, format and lint, floors, examples, JSDoc, documents. `npm run check`; the tests run them too.
 import { spawnSync } from "node:child_process";
 import { fileURLToPath } from "node:url";
 
@@ -10,6 +10,8 @@ const checks = [
   ["format and lint", [bin("@biomejs/biome/bin/biome"), "check", "."]],
   ["floors", ["scripts/check-floors.mjs"]],
   ["examples", ["scripts/check-examples.mjs"]],
+  ["JSDoc", ["scripts/check-jsdoc.mjs"]],
+  ["documents", ["scripts/generate-docs.mjs", "--check"]],
 ];
 
 /** Runs every check, even after one failed, and counts. */

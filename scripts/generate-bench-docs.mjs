@@ -6,7 +6,7 @@ import { put, table, withSection } from "./generated-text.mjs";
 
 const path = fileURLToPath(new URL("../bench/results.json", import.meta.url));
 /** What the README shows; docs/benchmarks.md has everything. */
-const SHORT = ["step", "small", "prefix", "recompute", "loss", "shared", "browser", "web"];
+const SHORT = ["step", "small", "prefix", "recompute", "loss", "shared", "browser"];
 const NOT_YET =
   "Not measured on this checkout yet: `npm run --silent bench -- --json > bench/results.json && npm run docs`.";
 
@@ -17,6 +17,8 @@ function readReport() {
   const start = lines.findIndex((line) => line.startsWith("{"));
   return start < 0 ? undefined : JSON.parse(lines.slice(start).join("\n"));
 }
+
+const spaced = (key) => key.replace(/[A-Z]/g, (letter) => ` ${letter.toLowerCase()}`);
 
 const isNumber = (value) => typeof value === "number" && Number.isFinite(value);
 
@@ -30,7 +32,7 @@ function figure(value, unit) {
 function goal({ ratio, target, atLeast }) {
   if (!isNumber(target)) return "";
   const met = atLeast ? ratio >= target : ratio <= target;
-  return `${atLeast ? "≥" : "≤"} ${target}${isNumber(ratio) ? `, ${met ? "met" : "missed"}` : ""}`;
+  return `${atLeast ? "≥" : "≤"} ${figure(target)}${isNumber(ratio) ? `, ${met ? "met" : "missed"}` : ""}`;
 }
 
 const rowCells = (row) => [
@@ -54,11 +56,14 @@ function sectionsOf(report) {
   });
 }
 
+/** `{ torch: "2.13" }`, or such objects under `ours` and `peer`, as one list of them. */
+const flat = (versions = {}) => [
+  Object.fromEntries(Object.entries(versions).filter(([, value]) => typeof value === "string")),
+  ...Object.values(versions).filter((value) => typeof value === "object" && value !== null),
+];
+
 function machineOf({ machine = {} }, found) {
-  const versions = Object.assign(
-    {},
-    ...found.flatMap(({ versions: of }) => [of?.ours ?? {}, of?.peer ?? {}]),
-  );
+  const versions = Object.assign({}, ...found.flatMap(({ versions: of }) => flat(of)));
   const list = Object.entries({ node: machine.node, ...versions })
     .filter(([, value]) => value !== undefined)
     .map(([name, value]) => `${name} ${String(value).replace(/^v/, "")}`);
@@ -95,7 +100,7 @@ function longText(report) {
     parts.push(`### ${title}`, `\`npm run bench -- --only ${name}\``, table(HEAD, rows.map(rowCells)));
     if (notes.length > 0)
       parts.push(
-        notes.map(([key, value]) => `${key}: ${isNumber(value) ? figure(value) : value}`).join("; "),
+        notes.map(([key, value]) => `${spaced(key)}: ${isNumber(value) ? figure(value) : value}`).join("; "),
       );
   }
   if (missing.length > 0) parts.push(`Not measured here: ${missing.map(({ title }) => title).join("; ")}.`);

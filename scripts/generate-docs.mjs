@@ -1,5 +1,7 @@
 // Writes everything in the documents that comes from code: npm run docs. With --check it only compares, and fails.
 import { spawnSync } from "node:child_process";
+import { readFileSync } from "node:fs";
+import { join } from "node:path";
 import { fileURLToPath } from "node:url";
 import { benchDocs } from "./generate-bench-docs.mjs";
 import { put, table, withSection } from "./generated-text.mjs";
@@ -14,41 +16,20 @@ const source = await importSource(
   export { commands } from "./src/cli/commands.ts";
   export { configJsonSchema } from "./src/cli/config/schema.ts";
   export { fieldOf } from "./src/cli/config/flags.ts";
-  export { createProgram } from "./src/cli/program.ts";
+  export { optionsMarkdown } from "./src/cli/config/docs.ts";
   export { errorMeanings } from "./src/errors/index.ts";
   export { methodNamed, methodNames } from "./src/methods/index.ts";
   export { architectures } from "./src/models/index.ts";
 `,
 );
 
-/** One section per command, from the program that parses the command line and prints --help. */
-function cliReference() {
-  const program = source.createProgram(source.commands, "0", async () => {});
-  return program.commands
-    .map((command) => {
-      const { example } = source.commands.find(({ name }) => name === command.name());
-      const own = command.options.filter((option) => !option.helpGroupHeading);
-      const ofMethods = command.options.filter((option) => option.helpGroupHeading);
-      const rows = (options) => options.map(({ flags, description }) => [`\`${flags}\``, description]);
-      const operands = command.registeredArguments.map((argument) => ` [${argument.name()}]`).join("");
-      const parts = [
-        `### tunesmith ${command.name()}${operands}`,
-        `${capital(command.description())}.`,
-        `\`\`\`sh\n${example}\n\`\`\``,
-        table(["flag", "what"], rows(own)),
-      ];
-      if (ofMethods.length > 0) {
-        parts.push(
-          "Options of methods (see [methods.md](methods.md)):",
-          table(["flag", "what"], rows(ofMethods)),
-        );
-      }
-      return parts.join("\n\n");
-    })
-    .join("\n\n");
-}
+/** The reference stands at the end of the page, below this line. */
+const CLI_MARK = "<!-- options: written by npm run docs -->\n";
 
-const capital = (text) => text.charAt(0).toUpperCase() + text.slice(1);
+function cliPage() {
+  const [before] = readFileSync(join(root, "docs/cli.md"), "utf8").split(/<!-- options: .*-->\n/);
+  return `${before}${CLI_MARK}\n${source.optionsMarkdown(source.commands)}\n`;
+}
 
 /** The registry: one row per method, then the options of each. */
 function methodsReference() {
@@ -96,7 +77,7 @@ const architectureList = () =>
 const schema = () => `${JSON.stringify(source.configJsonSchema(), null, 2)}\n`;
 
 const changed = [
-  put("docs/cli.md", withSection("docs/cli.md", "cli", cliReference()), check),
+  put("docs/cli.md", cliPage(), check),
   put("docs/methods.md", withSection("docs/methods.md", "methods", methodsReference()), check),
   put("docs/errors.md", withSection("docs/errors.md", "errors", errorsTable()), check),
   put("docs/formats.md", withSection("docs/formats.md", "architectures", architectureList()), check),

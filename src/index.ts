@@ -8,7 +8,7 @@
 
 export { gradients } from "./autodiff/index.js";
 export * from "./data/index.js";
-export { type ErrorCode, TunesmithError } from "./errors/index.js";
+export { type ErrorCode, errorMeanings, TunesmithError } from "./errors/index.js";
 export * as graph from "./graph/index.js";
 export * from "./methods/index.js";
 export * as methods from "./methods/index.js";

@@ -80,13 +80,13 @@ test("configuration files are YAML or JSON mappings", async () => {
 test("the published schema is the one in use", () => {
   const path = new URL("../../../schema/tunesmith.schema.json", import.meta.url);
   const published: unknown = JSON.parse(readFileSync(path, "utf8"));
-  // When this fails: npm run schema
+  // When this fails: npm run docs
   expect(published).toEqual(JSON.parse(JSON.stringify(configJsonSchema())));
 });
 
 test("the tables of docs/cli.md are those in use", () => {
   const page = readFileSync(new URL("../../../docs/cli.md", import.meta.url), "utf8");
-  // When this fails: npm run schema
+  // When this fails: npm run docs
   expect(page).toContain(optionsMarkdown(commands));
 });
 
