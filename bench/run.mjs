@@ -48,7 +48,10 @@ if (values.json) console.log(JSON.stringify(report));
 
 function formatRow({ what, ours: mine, peer: theirs, ratio, target, unit = "" }) {
   const figure = (value) => (value === undefined ? "" : `${Number(value.toFixed(3))}${unit}`);
-  const goal = target === undefined ? "" : `  target <= ${Number(target.toFixed(3))} ${ratio <= target ? "met" : "MISSED"}`;
+  const goal =
+    target === undefined
+      ? ""
+      : `  target <= ${Number(target.toFixed(3))} ${ratio <= target ? "met" : "MISSED"}`;
   const against = theirs === undefined ? "" : ` vs ${figure(theirs)}`;
   return `${what.padEnd(52)} ${figure(mine)}${against}  ratio ${Number(ratio.toFixed(3))}${goal}`;
 }
