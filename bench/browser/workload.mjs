@@ -1,26 +1,19 @@
 // The work that every library gets: the shipped model's weights as plain arrays, an adapter's start, rows of ids.
-import { existsSync, readFileSync } from "node:fs";
+import { readFileSync } from "node:fs";
 import { join } from "node:path";
-import { fileURLToPath } from "node:url";
 import { adapt, lora } from "tunesmith/methods";
-import { initModel, loadFolder } from "tunesmith/models";
+import { defaultModelPath, loadModel } from "tunesmith/models";
 import { rng } from "tunesmith/runtime";
 import { castTensor, readTensor } from "tunesmith/tensor";
-import { config as pretrainConfig } from "../../scripts/pretrain/settings.mjs";
 
-const folder = fileURLToPath(new URL("../../assets/default-model", import.meta.url));
 const [RANK, ALPHA, BATCHES] = [8, 16, 4];
-
-/** The shipped model; before it is made, one of its dimensions with random weights. */
-const loadBase = () =>
-  existsSync(join(folder, "config.json")) ? loadFolder(folder) : initModel(pretrainConfig, { seed: 1 });
 
 /**
  * Everything in two parts: a description (JSON) with the place of each tensor, and the tensors' float32 bytes. B does not
  * start at zero here, so that the first loss already depends on the whole adapter.
  */
 export async function makeWorkload({ batch, length }) {
-  const base = await loadBase();
+  const base = await loadModel(await defaultModelPath());
   const model = await adapt(base, lora({ rank: RANK, alpha: ALPHA, targets: ["q_proj", "v_proj"] }));
   const [tensors, parts] = [{}, []];
   let offset = 0;

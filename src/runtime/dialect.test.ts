@@ -32,6 +32,12 @@ const grid = (shape: number[], scale = 1) => {
   );
 };
 const int32 = (values: number[]) => tensor("int32", [values.length], values);
+/** Around zero, at multiples of pi/2, and as large as positions of a long row. */
+const angles = vector([
+  ...Array.from({ length: 101 }, (_, k) => (k - 50) * 0.37),
+  ...Array.from({ length: 9 }, (_, k) => ((k - 4) * Math.PI) / 2),
+  ...[255, 1023.5, -4096, 32_767, 65_535.25, 99_991],
+]);
 
 interface Case {
   readonly op: string;
@@ -46,6 +52,8 @@ interface Case {
 
 const cases: readonly Case[] = [
   { op: "LogSoftmax", feeds: [X], attrs: { axis: i(1) } },
+  { op: "Sin", feeds: [angles] },
+  { op: "Cos", feeds: [angles] },
   { op: "Sign", feeds: [halves] },
   { op: "Round", feeds: [halves] },
   { op: "Selu", feeds: [X] },

@@ -15,6 +15,7 @@ import {
 } from "../graph/index.js";
 import { windowOf } from "../graph/window.js";
 import { elementCount, tensor } from "../tensor/index.js";
+import { cosine, sine } from "./sine.js";
 
 /** Replacement outputs, or undefined to keep the operator as it is. */
 export type Substitute = (inputs: readonly Value[], node: Node) => readonly (Value | undefined)[] | undefined;
@@ -45,6 +46,12 @@ const logSoftmax = unary((x, node) => {
   const shifted = ops.sub(x, ops.reduceMax(x, axes));
   return ops.sub(shifted, ops.log(ops.reduceSum(ops.exp(shifted), axes)));
 });
+
+/** Where the kernel is not accurate to float32, float16 is served well enough. */
+const inFloat32 =
+  (write: (x: Value) => Value): Substitute =>
+  (inputs) =>
+    first(inputs).dtype === "float32" ? [write(first(inputs))] : undefined;
 
 const sign = unary((x) => ops.sub(ops.cast(ops.greater(x, 0), x.dtype), ops.cast(ops.less(x, 0), x.dtype)));
 
@@ -287,6 +294,8 @@ export const expansions: ReadonlyMap<string, Substitute> = new Map(
 /** Keyed by operator (`domain.op` outside ai.onnx). IsNaN and IsInf stay: shaders may assume that neither occurs. */
 export const substitutes: ReadonlyMap<string, Substitute> = new Map<string, Substitute>([
   ["LogSoftmax", logSoftmax],
+  ["Sin", inFloat32(sine)],
+  ["Cos", inFloat32(cosine)],
   ["Sign", sign],
   ["Round", round],
   ["Selu", selu],

@@ -2,6 +2,7 @@
 import { evaluate } from "../../src/runtime/index.js";
 import type { Tensor } from "../../src/tensor/index.js";
 import { operatorCases } from "./operators.js";
+import { shippedGraph } from "./shipped-graph.js";
 import { trainingGraph } from "./training-graph.js";
 
 export interface PlainTensor {
@@ -20,10 +21,14 @@ const plain = (tensors: Record<string, Tensor>): Record<string, PlainTensor> =>
     ]),
   );
 
-export async function reference(): Promise<Reference> {
+/** `shippedModel` is the URL of the folder of the model that ships. */
+export async function reference(shippedModel: URL): Promise<Reference> {
   const result: Reference = {};
-  for (const { name, graph, feeds } of operatorCases()) result[name] = plain(await evaluate(graph, feeds));
-  const { graph, feeds } = trainingGraph();
-  result.training = plain(await evaluate(graph, feeds));
+  const cases = [
+    ...operatorCases(),
+    { name: "training", ...trainingGraph() },
+    { name: "shipped", ...(await shippedGraph(shippedModel)) },
+  ];
+  for (const { name, graph, feeds } of cases) result[name] = plain(await evaluate(graph, feeds));
   return result;
 }

@@ -139,7 +139,9 @@ export async function runBrowserTests(wanted = []) {
   const executablePath = ensureChromium();
   const folder = await bundle();
   const { reference } = await import(pathToFileURL(join(folder, "reference.mjs")).href);
-  const texts = { "/reference.json": JSON.stringify(await reference()) };
+  const texts = {
+    "/reference.json": JSON.stringify(await reference(pathToFileURL(join(root, "assets/default-model/")))),
+  };
   const server = await serve(
     {
       "/page/": join(folder, "page"),

@@ -15,6 +15,7 @@ import { noise } from "./noise.js";
 import { type OperatorCase, operatorCases } from "./operators.js";
 import { interrupted, quickstart, resumed } from "./quickstart.js";
 import type { PlainTensor, Reference } from "./reference.js";
+import { shippedGraph } from "./shipped-graph.js";
 import { slowGraph, trainingGraph } from "./training-graph.js";
 import { webgpuFacts } from "./webgpu-facts.js";
 
@@ -47,6 +48,14 @@ function training(options: SessionOptions, tolerance: number): void {
   test(`a training graph's loss and gradients equal Node's (${label})`, async () => {
     const { graph, feeds } = trainingGraph();
     return sameAsNode(await evaluate(graph, feeds, options), "training", tolerance);
+  });
+}
+
+/** The same of the model that ships, with every adapter of the quickstart. */
+function shipped(options: SessionOptions, tolerance: number): void {
+  test(`the shipped model's loss and gradients equal Node's (${options.backend})`, async () => {
+    const { graph, feeds } = await shippedGraph(new URL("/assets/default-model/", location.origin));
+    return sameAsNode(await evaluate(graph, feeds, options), "shipped", tolerance);
   });
 }
 
@@ -149,6 +158,7 @@ function wasmOneThread(): void {
 function wasmTwoThreads(): void {
   const options = { backend: "wasm", threads: 2 } as const;
   training(options, 1e-5);
+  shipped(options, 1e-5);
   test("the GPT-2 fixture from OPFS: logits, loss and gradients", () => gpt2Matches(options, 1e-4));
   test("sessions created and run at the same time do not disturb one another", async () => {
     const { graph, feeds } = trainingGraph();
@@ -233,6 +243,12 @@ async function webgpu(): Promise<void> {
   training({ ...options, worker: true }, 1e-5);
 }
 
+/** In a page of its own: software rendering takes its time. */
+async function webgpuShipped(): Promise<void> {
+  if (await hasAdapter()) shipped({ backend: "webgpu" }, 1e-5);
+  else test("the shipped model on WebGPU", async () => skip("this browser gives no WebGPU adapter"));
+}
+
 /** In a page of its own: what failed to load is not tried again. */
 function badPaths(): void {
   test("missing runtime files are a typed error that says what to configure", async () => {
@@ -257,6 +273,7 @@ export const suites: Readonly<Record<string, () => void | Promise<void>>> = {
   quickstart: () => quickstart({ backend: "wasm", threads: 2, worker: true }, 10),
   resume: interrupted,
   webgpu,
+  "webgpu-shipped": webgpuShipped,
   facts,
   "bad-paths": badPaths,
 };
