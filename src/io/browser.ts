@@ -9,7 +9,7 @@ import { fileError } from "./file-error.js";
 import { openUrl } from "./http.js";
 import { basename, dirname, joinPath, resolvePath } from "./path.js";
 import { decodeText, eachChunk, openBlob, sourceChunks } from "./source.js";
-import type { ByteChunks, ByteSource, FileContent, FileLocation, FileStat } from "./types.js";
+import type { ByteChunks, ByteSource, FileContent, FileLocation, FileStat, Scratch } from "./types.js";
 
 export { basename, dirname, joinPath, resolvePath } from "./path.js";
 export { openBytes, sourceChunks } from "./source.js";
@@ -162,6 +162,21 @@ export async function tempDir(prefix = "tunesmith-"): Promise<string> {
   const path = joinPath("/tmp", prefix + crypto.randomUUID());
   await makeDir(path);
   return path;
+}
+
+/**
+ * Opens temporary storage for parts that do not fit memory: a folder with a file for each write, because a change of one
+ * large file would copy all of it. A page that is left before `close()` leaves it in `/tmp`. Throws as `makeDir`, and from
+ * `write` and `read` as `writeFileAtomic` and `openFile`.
+ */
+export async function openScratch(): Promise<Scratch> {
+  const folder = await tempDir("scratch-");
+  const pathOf = (offset: number) => joinPath(folder, String(offset));
+  return {
+    write: (offset, bytes) => writeFileAtomic(pathOf(offset), bytes),
+    read: async (offset, length) => (await openFile(pathOf(offset))).read(0, length),
+    close: () => remove(folder),
+  };
 }
 
 /** The folder for downloads and caches. It is not created. */

@@ -102,6 +102,19 @@ describe.each(Object.entries(sides))("%s", (_side, io) => {
     expect(await io.listDir(folder)).toEqual(["x"]);
   });
 
+  test("temporary storage gives back what was written, and is gone after it is closed", async () => {
+    const before = await io.listDir(io.dirname(folder));
+    const scratch = await io.openScratch();
+    await scratch.write(4, Uint8Array.of(5, 6, 7));
+    await scratch.write(0, Uint8Array.of(1, 2, 3, 4));
+    expect([...(await scratch.read(4, 3))]).toEqual([5, 6, 7]);
+    expect([...(await scratch.read(0, 2))]).toEqual([1, 2]);
+    expect(await codeOf(scratch.read(4, 9))).toBe("file-corrupt");
+    await scratch.close();
+    const added = (await io.listDir(io.dirname(folder))).filter((name) => !before.includes(name));
+    expect(added.filter((name) => /scratch|tunesmith-[0-9a-f]{8}-/.test(name))).toEqual([]);
+  });
+
   test("missing and unsuitable files give typed errors that name the path", async () => {
     const missing = io.joinPath(folder, "none", "x");
     expect(await codeOf(io.openFile(missing))).toBe("file-not-found");

@@ -17,7 +17,7 @@ import { TunesmithError } from "../errors/index.js";
 import { fileError } from "./file-error.js";
 import { openUrl } from "./http.js";
 import { checkRange, decodeText, eachChunk, openBlob, sourceChunks } from "./source.js";
-import type { ByteChunks, ByteSource, FileContent, FileLocation, FileStat } from "./types.js";
+import type { ByteChunks, ByteSource, FileContent, FileLocation, FileStat, Scratch } from "./types.js";
 
 export { openBytes, sourceChunks } from "./source.js";
 export type * from "./types.js";
@@ -237,6 +237,44 @@ export async function copyFile(from: string, to: string): Promise<void> {
 export async function tempDir(prefix = "tunesmith-"): Promise<string> {
   const stem = nodePath.join(os.tmpdir(), prefix);
   return fs.mkdtemp(stem).catch(fileError(stem, "write"));
+}
+
+/**
+ * Opens a temporary file for parts that do not fit memory. It has no name from the start where the system allows that, so
+ * a process that is killed leaves nothing behind. Throws `file-write-failed` (disk full), here and from `write`.
+ */
+export async function openScratch(): Promise<Scratch> {
+  const path = nodePath.join(os.tmpdir(), `tunesmith-${randomUUID()}`);
+  const handle = await fs.open(path, "wx+").catch(fileError(path, "write"));
+  const unlink = () => fs.rm(path, { force: true }).catch(() => undefined);
+  await unlink();
+  return {
+    async write(offset, bytes) {
+      for (let done = 0; done < bytes.byteLength; ) {
+        const length = Math.min(MAX_READ, bytes.byteLength - done);
+        const { bytesWritten } = await handle
+          .write(bytes, done, length, offset + done)
+          .catch(fileError(path, "write"));
+        done += bytesWritten;
+      }
+    },
+    async read(offset, length) {
+      const bytes = allocate(path, length);
+      for (let done = 0; done < length; ) {
+        const wanted = Math.min(MAX_READ, length - done);
+        const { bytesRead } = await handle
+          .read(bytes, done, wanted, offset + done)
+          .catch(fileError(path, "read"));
+        if (bytesRead === 0) checkRange(path, offset + done, offset, length);
+        done += bytesRead;
+      }
+      return bytes;
+    },
+    async close() {
+      await handle.close();
+      await unlink();
+    },
+  };
 }
 
 /**

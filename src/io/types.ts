@@ -37,6 +37,14 @@ export interface FileStat {
   readonly modified: number;
 }
 
+/** Temporary storage outside memory, gone after `close()`. */
+export interface Scratch {
+  write(offset: number, bytes: Uint8Array): Promise<void>;
+  /** What was written: `offset` must be where a write began, and that write at least `length` long. */
+  read(offset: number, length: number): Promise<Uint8Array>;
+  close(): Promise<void>;
+}
+
 /** The functions that `#io` offers on every platform; node.ts and browser.ts both export exactly these. */
 export interface Io {
   openFile(location: FileLocation): Promise<ByteSource>;
@@ -59,6 +67,7 @@ export interface Io {
   appendBytes(path: string, chunks: ByteChunks): Promise<void>;
   copyFile(from: string, to: string): Promise<void>;
   tempDir(prefix?: string): Promise<string>;
+  openScratch(): Promise<Scratch>;
   cacheDir(): string;
   assetFolder(url: URL, names: readonly string[]): Promise<string>;
   joinPath(...parts: string[]): string;

@@ -1,3 +1,4 @@
+import { openScratch, type Scratch } from "#io";
 import type { LoadedBatch } from "../data/index.js";
 import { type Tensor, tensor } from "../tensor/index.js";
 
@@ -10,14 +11,50 @@ export interface PrefixCache {
   ): Promise<Tensor>;
   /** Batches answered without computing. */
   readonly hits: number;
+  /** Bytes held in memory, and on disk. */
   readonly bytes: number;
+  readonly diskBytes: number;
+  /** Gives the disk space back. */
+  close(): Promise<void>;
 }
 
-/** A cache in memory of at most `budget` bytes; rows that no longer fit are computed anew each epoch. */
-export function prefixCache(budget: number): PrefixCache {
-  const kept = new Map<string, Float32Array>();
-  let bytes = 0;
-  let hits = 0;
+/** Most bytes to hold in each place. */
+export interface PrefixCacheBudget {
+  readonly memory: number;
+  readonly disk: number;
+}
+
+/** A row of numbers that is kept: itself, or where it lies on disk. */
+type Row = Float32Array | { readonly offset: number; readonly length: number };
+
+/** A cache of rows in memory, then in a temporary file; rows that fit neither are computed anew each epoch. */
+export function prefixCache(budget: PrefixCacheBudget): PrefixCache {
+  const kept = new Map<string, Row>();
+  let [bytes, diskBytes, hits] = [0, 0, 0];
+  let scratch: Promise<Scratch> | undefined;
+  const disk = () => {
+    scratch ??= openScratch();
+    return scratch;
+  };
+  const keep = async (key: string, row: Float32Array) => {
+    if (kept.has(key)) return;
+    if (bytes + row.byteLength <= budget.memory) {
+      kept.set(key, row.slice());
+      bytes += row.byteLength;
+    } else if (diskBytes + row.byteLength <= budget.disk) {
+      const offset = diskBytes;
+      diskBytes += row.byteLength;
+      await (await disk()).write(offset, new Uint8Array(row.buffer, row.byteOffset, row.byteLength));
+      kept.set(key, { offset, length: row.length });
+    }
+  };
+  const copyInto = async (target: Float32Array, row: Row) => {
+    if (row instanceof Float32Array) target.set(row);
+    else {
+      const stored = await (await disk()).read(row.offset, target.byteLength);
+      new Uint8Array(target.buffer, target.byteOffset, target.byteLength).set(stored);
+    }
+  };
   return {
     get hits() {
       return hits;
@@ -25,27 +62,30 @@ export function prefixCache(budget: number): PrefixCache {
     get bytes() {
       return bytes;
     },
+    get diskBytes() {
+      return diskBytes;
+    },
     async rows(batch, compute) {
       const keys = batch.packs.map((pack) => `${batch.length}/${pack}`);
-      const known = keys.map((key) => kept.get(key));
-      const width = known[0] && known[0].length / batch.length;
-      const size = batch.inputIds.data.length;
-      if (width !== undefined && known.every((row) => row !== undefined)) {
+      const known = keys.flatMap((key) => kept.get(key) ?? []);
+      const tokens = batch.inputIds.data.length;
+      if (known[0] && known.length === keys.length) {
         hits++;
-        const whole = new Float32Array(size * width);
-        for (const [index, row] of known.entries()) whole.set(row ?? [], index * batch.length * width);
-        return tensor("float32", [size, width], whole);
+        const size = known[0].length;
+        const whole = new Float32Array((tokens / batch.length) * size);
+        await Promise.all(known.map((row, at) => copyInto(whole.subarray(at * size, (at + 1) * size), row)));
+        return tensor("float32", [tokens, size / batch.length], whole);
       }
       const feeds = { ids: batch.inputIds, positions: batch.positionIds, segments: batch.segmentIds };
       const prefix = (await compute(feeds)).prefix as Tensor;
-      const rowLength = prefix.data.length / (size / batch.length);
-      keys.forEach((key, index) => {
-        const row = (prefix.data as Float32Array).slice(index * rowLength, (index + 1) * rowLength);
-        if (kept.has(key) || bytes + row.byteLength > budget) return;
-        kept.set(key, row);
-        bytes += row.byteLength;
-      });
+      const size = prefix.data.length / (tokens / batch.length);
+      for (const [at, key] of keys.entries())
+        await keep(key, (prefix.data as Float32Array).subarray(at * size, (at + 1) * size));
       return prefix;
+    },
+    async close() {
+      await (await scratch)?.close();
+      scratch = undefined;
     },
   };
 }

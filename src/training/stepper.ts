@@ -17,10 +17,12 @@ export interface StepperOptions {
   /** Recompute each block's activations in the backward pass instead of keeping them. */
   readonly recompute?: boolean;
   /**
-   * Keep activations below the first trained block from epoch 2 on; the most bytes to hold. 0 turns it off. It needs
-   * the same rows every epoch and is not used when nothing below is frozen.
+   * Keep activations below the first trained block from epoch 2 on; the most bytes to hold in memory. It needs the same
+   * rows every epoch and is not used when nothing below is frozen. Default 0: none.
    */
   readonly prefixCacheBytes?: number;
+  /** The most bytes of them to hold in a temporary file, for rows beyond those in memory. Default 0: none. */
+  readonly prefixDiskBytes?: number;
 }
 
 /** Loss and gradients of one micro-batch. */
@@ -54,7 +56,8 @@ interface Compiled {
  */
 export function createStepper(model: CausalLm, options: StepperOptions): Stepper {
   const compiled = new Map<number, Promise<Compiled>>();
-  const cache = options.prefixCacheBytes ? prefixCache(options.prefixCacheBytes) : undefined;
+  const { prefixCacheBytes: memory = 0, prefixDiskBytes: disk = 0 } = options;
+  const cache = memory > 0 || disk > 0 ? prefixCache({ memory, disk }) : undefined;
   const compile = async (length: number): Promise<Compiled> => {
     const { batchSize: batch, chunkRows, recompute } = options;
     const shape = { batch, length, ...(chunkRows ? { chunkRows } : {}), recompute: recompute ?? false };
@@ -92,6 +95,7 @@ export function createStepper(model: CausalLm, options: StepperOptions): Stepper
         await session.release();
         await prefix?.release();
       }
+      await cache?.close();
     },
   };
 }

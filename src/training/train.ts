@@ -50,7 +50,9 @@ export interface TrainOptions {
   readonly session?: SessionOptions;
   readonly chunkRows?: number;
   readonly recompute?: boolean;
+  /** Most bytes of activations below the first trained block to keep between epochs, in memory and on disk. Default 0. */
   readonly prefixCacheBytes?: number;
+  readonly prefixDiskBytes?: number;
   /** Called after every update and evaluation. */
   readonly onEvent?: (event: TrainEvent) => void;
   readonly signal?: AbortSignal;
