@@ -29,6 +29,7 @@ const { values } = parseArgs({
     recompute: { type: "boolean", default: false },
     "prefix-cache": { type: "boolean", default: false },
     prepack: { type: "boolean", default: false },
+    spin: { type: "boolean", default: false },
     profile: { type: "string" },
   },
 });
@@ -52,6 +53,7 @@ const state = optimizer.init(params);
 const session = {
   threads: number("threads"),
   prepack: values.prepack,
+  spin: values.spin,
   // ONNX Runtime writes its profile when a session is released, which must happen in this thread.
   ...(values.profile ? { profile: values.profile } : { worker: true }),
 };

@@ -2,7 +2,7 @@ import * as ort from "#ort";
 import { TunesmithError } from "../errors/index.js";
 import { constant, constantsOf, type Graph, substitute, type Value } from "../graph/index.js";
 import { encodeGraph } from "../graph/onnx/encode.js";
-import { isTensorRef, readTensor, type Tensor } from "../tensor/index.js";
+import { byteLengthOf, elementCount, isTensorRef, readTensor, type Tensor } from "../tensor/index.js";
 import { forBackend } from "./dialect.js";
 import type { ExternalLocation, SessionOptions, TensorMap } from "./ort/types.js";
 
@@ -38,7 +38,8 @@ export async function createSession(source: Graph, options: SessionOptions = {})
   const { external, loaded } = await placeConstants(graph);
   const model = encodeGraph(loaded.size > 0 ? substitute(graph, loaded) : graph, { external });
   const locations = new Set([...external.values()].map((entry) => entry.location));
-  const raw = await ort.load(model, locations, options);
+  const prepack = options.prepack ?? constantBytes(graph) <= PREPACK_BYTES;
+  const raw = await ort.load(model, locations, { ...options, prepack });
   const outputNames = [...graph.outputs.keys()];
   return {
     inputNames: graph.inputs.map((value) => String(value.name)),
@@ -50,6 +51,14 @@ export async function createSession(source: Graph, options: SessionOptions = {})
     release: () => raw.release(),
   };
 }
+
+/** Models up to this size get repacked copies of their weights by default: what they gain outweighs what they take. */
+const PREPACK_BYTES = 64 * 2 ** 20;
+
+const constantBytes = (graph: Graph): number =>
+  constantsOf(graph).reduce((sum, { dtype, shape }) => {
+    return sum + byteLengthOf(dtype, elementCount(shape as readonly number[]));
+  }, 0);
 
 /** Finds every constant a place the runtime can map; what has none is read into memory. */
 async function placeConstants(graph: Graph) {

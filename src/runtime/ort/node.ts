@@ -55,7 +55,7 @@ function openStore() {
   return { path, fd, end: 0 };
 }
 
-/** Options as measured best for training (docs/engine.md): no prepacked copies, no spinning, no memory pattern. */
+/** Options as measured best for training (docs/engine.md): no spinning, no memory pattern; prepacking as asked. */
 function nativeOptions(options: SessionOptions): ort.InferenceSession.SessionOptions {
   return {
     executionProviders: [options.backend === "webgpu" ? "webgpu" : "cpu"],

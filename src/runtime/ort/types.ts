@@ -13,7 +13,8 @@ export interface SessionOptions {
   readonly threads?: number;
   /**
    * Keep repacked copies of every weight: 2-12 % faster at 512 tokens (more for short inputs), at the price of one
-   * to two more copies of the weights in memory. Default false: weights stay in the file and are mapped once.
+   * to two more copies of the weights in memory. Default: when the weights take at most 64 MB; those of larger models
+   * stay in the file and are mapped once.
    */
   readonly prepack?: boolean;
   /** Keep worker threads spinning between operators: helps a lone session on an idle machine. Default false. */
