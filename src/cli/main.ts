@@ -24,6 +24,10 @@ async function runCall({ command, flags, config, json }: Call): Promise<void> {
     controller.abort();
   };
   process.on("SIGINT", interrupt);
+  // The system's way of ending a process would leave its temporary files; an exit of its own removes them.
+  const terminate = (_: string, number: number) => process.exit(128 + number);
+  process.on("SIGTERM", terminate);
+  process.on("SIGHUP", terminate);
   try {
     await command.run(options, { ui: createUi({ json, progress }), signal: controller.signal });
   } catch (error) {
@@ -33,6 +37,8 @@ async function runCall({ command, flags, config, json }: Call): Promise<void> {
     throw new TunesmithError("cancelled", "interrupted", { cause: error });
   } finally {
     process.off("SIGINT", interrupt);
+    process.off("SIGTERM", terminate);
+    process.off("SIGHUP", terminate);
   }
 }
 

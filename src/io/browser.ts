@@ -9,7 +9,15 @@ import { fileError } from "./file-error.js";
 import { openUrl } from "./http.js";
 import { basename, dirname, joinPath, resolvePath } from "./path.js";
 import { decodeText, eachChunk, openBlob, sourceChunks } from "./source.js";
-import type { ByteChunks, ByteSource, FileContent, FileLocation, FileStat, Scratch } from "./types.js";
+import type {
+  ByteChunks,
+  ByteSource,
+  FileContent,
+  FileLocation,
+  FileStat,
+  Scratch,
+  TempDirOptions,
+} from "./types.js";
 
 export { basename, dirname, joinPath, resolvePath } from "./path.js";
 export { openBytes, sourceChunks } from "./source.js";
@@ -158,7 +166,7 @@ export async function copyFile(from: string, to: string): Promise<void> {
 }
 
 /** Creates a new empty folder for temporary files and returns its path; the caller removes it. */
-export async function tempDir(prefix = "tunesmith-"): Promise<string> {
+export async function tempDir(prefix = "tunesmith-", _options: TempDirOptions = {}): Promise<string> {
   const path = joinPath("/tmp", prefix + crypto.randomUUID());
   await makeDir(path);
   return path;

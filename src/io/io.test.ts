@@ -1,5 +1,8 @@
+import { spawnSync } from "node:child_process";
 import { createServer, type Server } from "node:http";
 import type { AddressInfo } from "node:net";
+import { hostname, tmpdir } from "node:os";
+import { join } from "node:path";
 import { afterAll, beforeAll, beforeEach, describe, expect, test, vi } from "vitest";
 import { memoryStorage } from "../../test/support/memory-opfs.js";
 import { TunesmithError } from "../errors/index.js";
@@ -147,6 +150,21 @@ test("node: a full disk is reported as such", async () => {
   if (!(await node.fileExists("/dev/full"))) return;
   expect(await codeOf(node.appendText("/dev/full", "x"))).toBe("file-write-failed");
   await expect(node.appendText("/dev/full", "x")).rejects.toThrow("disk is full");
+});
+
+test("node: folders of a process that was killed go when the next asks for one", async () => {
+  const killed = spawnSync(process.execPath, ["-e", "0"]).pid;
+  const host = hostname().replace(/[^\w.]/g, "_");
+  const orphans = [`tunesmith-of-${host}-${killed}-a1b2c3`, `tunesmith-f32-of-${host}-${killed}-a1b2c3`];
+  const others = [`tunesmith-of-${host}-${process.ppid}-a1b2c3`, `tunesmith-of-elsewhere-${killed}-a1b2c3`];
+  for (const name of [...orphans, ...others]) await node.makeDir(join(tmpdir(), name));
+  const folder = await node.tempDir("tunesmith-", { untilExit: true });
+  expect(folder).toContain(`tunesmith-of-${host}-${process.pid}-`);
+  for (const name of orphans) expect(await node.fileExists(join(tmpdir(), name)), name).toBe(false);
+  for (const name of others) {
+    expect(await node.fileExists(join(tmpdir(), name)), name).toBe(true);
+    await node.remove(join(tmpdir(), name));
+  }
 });
 
 test("the cache folder follows the environment", () => {

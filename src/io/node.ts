@@ -7,7 +7,7 @@
  * file and offset (`ByteSource.path`), so frozen weights are pages of the file and never copied.
  */
 import { createHash, randomUUID } from "node:crypto";
-import { close, closeSync, open, read } from "node:fs";
+import { close, closeSync, open, read, rmSync } from "node:fs";
 import * as fs from "node:fs/promises";
 import * as os from "node:os";
 import * as nodePath from "node:path";
@@ -17,7 +17,15 @@ import { TunesmithError } from "../errors/index.js";
 import { fileError } from "./file-error.js";
 import { openUrl } from "./http.js";
 import { checkRange, decodeText, eachChunk, openBlob, sourceChunks } from "./source.js";
-import type { ByteChunks, ByteSource, FileContent, FileLocation, FileStat, Scratch } from "./types.js";
+import type {
+  ByteChunks,
+  ByteSource,
+  FileContent,
+  FileLocation,
+  FileStat,
+  Scratch,
+  TempDirOptions,
+} from "./types.js";
 
 export { openBytes, sourceChunks } from "./source.js";
 export type * from "./types.js";
@@ -233,10 +241,54 @@ export async function copyFile(from: string, to: string): Promise<void> {
   }
 }
 
-/** Creates a new empty folder for temporary files and returns its path; the caller removes it. */
-export async function tempDir(prefix = "tunesmith-"): Promise<string> {
-  const stem = nodePath.join(os.tmpdir(), prefix);
-  return fs.mkdtemp(stem).catch(fileError(stem, "write"));
+/** Creates a new empty folder for temporary files and returns its path; the caller removes it, or the end of the process. */
+export async function tempDir(prefix = "tunesmith-", options: TempDirOptions = {}): Promise<string> {
+  const owner = options.untilExit ? `${OWNED}${ownerOf(process.pid)}-` : "";
+  if (options.untilExit) await removeOrphans();
+  const stem = nodePath.join(os.tmpdir(), prefix + owner);
+  const folder = await fs.mkdtemp(stem).catch(fileError(stem, "write"));
+  if (options.untilExit) removeAtExit(folder);
+  return folder;
+}
+
+const OWNED = "of-";
+/** Processes of other machines and containers may share the folder, and have numbers of their own. */
+const ownerOf = (pid: number): string => `${os.hostname().replace(/[^\w.]/g, "_")}-${pid}`;
+
+const doomed = new Set<string>();
+
+function removeAtExit(folder: string): void {
+  if (doomed.size === 0) {
+    process.once("exit", () => {
+      for (const path of doomed) {
+        try {
+          rmSync(path, { recursive: true, force: true });
+        } catch {
+          // Windows keeps files that are still mapped; the next process finds them.
+        }
+      }
+    });
+  }
+  doomed.add(folder);
+}
+
+/** Removes what processes left that were killed: those had no exit of their own. */
+async function removeOrphans(): Promise<void> {
+  const names = await fs.readdir(os.tmpdir()).catch(() => []);
+  for (const name of names) {
+    const [, owner, pid] = /^tunesmith-(?:[a-z0-9]+-)?of-(.+-(\d+))-[^-]+$/.exec(name) ?? [];
+    if (owner !== ownerOf(Number(pid)) || isRunning(Number(pid))) continue;
+    await fs.rm(nodePath.join(os.tmpdir(), name), { recursive: true, force: true }).catch(() => undefined);
+  }
+}
+
+function isRunning(pid: number): boolean {
+  try {
+    process.kill(pid, 0);
+    return true;
+  } catch (error) {
+    return (error as NodeJS.ErrnoException).code !== "ESRCH";
+  }
 }
 
 /**

@@ -37,6 +37,14 @@ export interface FileStat {
   readonly modified: number;
 }
 
+export interface TempDirOptions {
+  /**
+   * The folder goes with the process: when it exits, or, when it was killed, as soon as another asks for such a folder.
+   * Node only: a page cannot know when it is left. Default false: the caller removes it.
+   */
+  readonly untilExit?: boolean;
+}
+
 /** Temporary storage outside memory, gone after `close()`. */
 export interface Scratch {
   write(offset: number, bytes: Uint8Array): Promise<void>;
@@ -66,7 +74,7 @@ export interface Io {
   appendText(path: string, text: string): Promise<void>;
   appendBytes(path: string, chunks: ByteChunks): Promise<void>;
   copyFile(from: string, to: string): Promise<void>;
-  tempDir(prefix?: string): Promise<string>;
+  tempDir(prefix?: string, options?: TempDirOptions): Promise<string>;
   openScratch(): Promise<Scratch>;
   cacheDir(): string;
   assetFolder(url: URL, names: readonly string[]): Promise<string>;

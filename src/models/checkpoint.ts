@@ -27,7 +27,7 @@ const HALF = new Set(["float16", "bfloat16", "float64"]);
 async function asFloat32(refs: readonly TensorRef[]): Promise<TensorRef[]> {
   const narrow = refs.filter((ref) => HALF.has(ref.dtype));
   if (narrow.length === 0) return [...refs];
-  const path = joinPath(await tempDir("tunesmith-f32-"), "model.safetensors");
+  const path = joinPath(await tempDir("tunesmith-f32-", { untilExit: true }), "model.safetensors");
   const widened = narrow.map((ref): [string, WritableTensor] => [ref.name, widen(ref)]);
   await writeSafetensors(path, widened);
   const converted = await openSafetensors(path);

@@ -46,7 +46,8 @@ export async function createSession(source: Graph, options: SessionOptions = {})
     outputNames,
     async run(feeds, fetches = outputNames) {
       checkFeeds(graph, feeds);
-      return raw.run(feeds, fetches);
+      // Awaited here: the graph must stay reachable while it runs, or its constants could be taken for garbage.
+      return await raw.run(feeds, fetches);
     },
     release: () => raw.release(),
   };

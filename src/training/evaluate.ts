@@ -2,8 +2,8 @@ import { batches, type Pack } from "../data/index.js";
 import { type CausalLm, parameterFeeds } from "../models/index.js";
 import { createSession, type Session, type SessionOptions } from "../runtime/index.js";
 import { evaluationGraph, type StepGraph } from "./graph.js";
-import { checkPackable } from "./packable.js";
-import { batchFeeds, onlyRead, scalarOf } from "./stepper.js";
+import { checkPackable, checkTrained } from "./packable.js";
+import { batchFeeds, closeAll, onlyRead, scalarOf, settled } from "./stepper.js";
 
 export interface EvaluationOptions {
   readonly batchSize: number;
@@ -39,6 +39,7 @@ export function createEvaluator(model: CausalLm, options: EvaluationOptions): Ev
   return {
     async run(packs) {
       checkPackable(model, packs);
+      checkTrained(packs, "evaluation data");
       let [sum, tokens] = [0, 0];
       for (const batch of batches(packs, { ...options, shuffle: false })) {
         if (batch.targets === 0) continue;
@@ -57,7 +58,9 @@ export function createEvaluator(model: CausalLm, options: EvaluationOptions): Ev
       return { loss: mean, perplexity: Math.exp(mean), tokens };
     },
     async close() {
-      for (const entry of compiled.values()) await (await entry).session.release();
+      const ready = await settled(compiled);
+      compiled.clear();
+      await closeAll(ready.map(({ session }) => session.release));
     },
   };
 }

@@ -1,6 +1,18 @@
 import { TunesmithError } from "../errors/index.js";
 import type { CausalLm } from "../models/index.js";
 
+/** Throws `data-empty` when no token of the rows is trained: their loss would be 0 / 0. */
+export function checkTrained(
+  packs: readonly { readonly examples: readonly { readonly lossMask: Uint8Array }[] }[],
+  what: string,
+): void {
+  // The first token of an example has nothing before it to be predicted from.
+  if (packs.some(({ examples }) => examples.some(({ lossMask }) => lossMask.includes(1, 1)))) return;
+  throw new TunesmithError("data-empty", `no token of the ${what} is trained`, {
+    fix: "check its loss masks and the dataset's report",
+  });
+}
+
 /** Throws `data-invalid` when rows hold several documents and the model cannot keep them apart. */
 export function checkPackable(
   model: CausalLm,

@@ -24,7 +24,12 @@ export function recomputeBlocks(outputs: LmOutputs): LmOutputs {
     marked.set(kept, recomputed(leaving, new Set([first, ...marked.values()])));
   }
   const [hidden, logits] = recompute([outputs.hidden, outputs.logits], marked) as [Value, Value];
-  return { ...outputs, hidden, logits };
+  return {
+    ...outputs,
+    hidden,
+    logits,
+    boundaries: outputs.boundaries.map((value) => marked.get(value) ?? value),
+  };
 }
 
 /** Values between the first and the last boundary that stay in memory, in order of computation. */

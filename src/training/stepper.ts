@@ -64,9 +64,13 @@ export function createStepper(model: CausalLm, options: StepperOptions): Stepper
     const parts = cache && prefixGraphs(model, shape);
     const step = parts?.suffix ?? trainingGraph(model, shape);
     const session = await createSession(step.graph, options.session);
-    return parts
-      ? { step, session, prefix: await createSession(parts.prefix, options.session) }
-      : { step, session };
+    if (!parts) return { step, session };
+    try {
+      return { step, session, prefix: await createSession(parts.prefix, options.session) };
+    } catch (error) {
+      await session.release();
+      throw error;
+    }
   };
   const forLength = (length: number) => {
     const known = compiled.get(length) ?? compile(length);
@@ -90,14 +94,27 @@ export function createStepper(model: CausalLm, options: StepperOptions): Stepper
       return { loss: scalarOf(results.loss), gradients };
     },
     async close() {
-      for (const entry of compiled.values()) {
-        const { session, prefix } = await entry;
-        await session.release();
-        await prefix?.release();
-      }
-      await cache?.close();
+      const ready = await settled(compiled);
+      compiled.clear();
+      await closeAll([
+        ...ready.flatMap(({ session, prefix }) => [session.release, prefix?.release]),
+        cache?.close,
+      ]);
     },
   };
+}
+
+/** What was compiled; a failure was the business of the run that asked for it. */
+export async function settled<T>(compiled: ReadonlyMap<number, Promise<T>>): Promise<T[]> {
+  const outcomes = await Promise.allSettled(compiled.values());
+  return outcomes.flatMap((outcome) => (outcome.status === "fulfilled" ? [outcome.value] : []));
+}
+
+/** Closes everything, then throws the first failure: one that cannot be closed keeps no other open. */
+export async function closeAll(closers: readonly ((() => Promise<void>) | undefined)[]): Promise<void> {
+  const outcomes = await Promise.allSettled(closers.map((close) => close?.()));
+  const failed = outcomes.find((outcome) => outcome.status === "rejected");
+  if (failed) throw failed.reason;
 }
 
 /** The value of a scalar result; NaN when it is absent. */

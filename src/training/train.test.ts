@@ -1,12 +1,13 @@
 import { mkdtempSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
-import { expect, test } from "vitest";
+import { describe, expect, test } from "vitest";
 import { type Pack, packExamples } from "../data/index.js";
 import { type AdaptedLm, adapt, lora } from "../methods/index.js";
 import { loadFolder } from "../models/index.js";
 import { rng } from "../runtime/random/index.js";
-import { adamw, type TrainEvent, type TrainOptions, train } from "./index.js";
+import { prefixGraphs } from "./graph.js";
+import { adamw, loadCheckpoint, loadLatest, type TrainEvent, type TrainOptions, train } from "./index.js";
 
 const FIXTURE = (name: string) => new URL(`../../fixtures/models/${name}`, import.meta.url).pathname;
 
@@ -81,6 +82,31 @@ test("recomputation changes nothing", async () => {
   closeTo(await losses(await model("llama"), { recompute: true }), await losses(await model("llama")), 1e-6);
 });
 
+describe.each([
+  ["gpt2", "an adapted head with dropout", { targets: ["lm_head"], dropout: 0.3 }],
+  ["gpt2", "a head trained whole", { modulesToSave: ["lm_head"] }],
+  ["gpt2", "trained rows of a tied embedding", { trainableTokens: [3, 8, 13] }],
+  ["llama", "an adapted head and embedding", { targets: ["lm_head", "embed_tokens"] }],
+] satisfies [string, string, Parameters<typeof lora>[0]][])("%s with %s", (name, _, config) => {
+  test("the loss does not depend on how many logits exist at one time", async () => {
+    const adapted = () => model(name, config);
+    const [a, b] = [await adapted(), await adapted()];
+    closeTo(await losses(a, { chunkRows: 24 }), await losses(b, { chunkRows: 64 }), 1e-5);
+    for (const [index, values] of weights(a).entries()) closeTo(values, weights(b)[index] as number[], 1e-3);
+  });
+});
+
+test("recomputation starts from kept activations too", async () => {
+  const upper = { layers: [1], targets: ["c_attn"] };
+  const shape = { batch: 2, length: 8, recompute: true };
+  const parts = prefixGraphs(await model("gpt2", upper), shape);
+  expect(parts?.block).toBe(1);
+  expect(parts?.suffix.graph.inputs.map(({ name }) => name)).toContain("prefix");
+  const plain = await losses(await model("gpt2", upper), { steps: 7 });
+  const both = await losses(await model("gpt2", upper), { steps: 7, recompute: true, prefixCacheBytes: 1e8 });
+  closeTo(both, plain, 1e-6);
+});
+
 test("activations kept below the first adapter change nothing, and are used from epoch 2 on", async () => {
   const upper = { layers: [1], targets: ["c_attn"] };
   const plain = await losses(await model("gpt2", upper), { steps: 9 });
@@ -115,6 +141,74 @@ test("a run continued from a checkpoint equals an uninterrupted one, bit for bit
   }
   const rest = await losses(resumed, { steps: 7, runDir, saveEvery: 2, resume: true });
   expect(rest.length).toBe(3);
+  expect(weights(resumed)).toEqual(weights(straight));
+});
+
+test("a run is not continued on other data", async () => {
+  const runDir = mkdtempSync(join(tmpdir(), "tunesmith-run-"));
+  await losses(await model(), { steps: 2, runDir, saveEvery: 2 });
+  const other = packs("none").toReversed();
+  await expect(
+    losses(await model(), { steps: 4, runDir, saveEvery: 2, resume: true, train: other }),
+  ).rejects.toMatchObject({ code: "checkpoint-mismatch", message: expect.stringContaining("dataHash") });
+});
+
+test("a checkpoint carries the metric of its own weights only", async () => {
+  const runDir = mkdtempSync(join(tmpdir(), "tunesmith-run-"));
+  const validation = packs("none", 3);
+  await losses(await model(), { steps: 4, runDir, saveEvery: 3, evalEvery: 2, validation });
+  expect((await loadCheckpoint(runDir, 3)).state.metric).toBeUndefined();
+  expect((await loadCheckpoint(runDir, 4)).state.metric).toBeGreaterThan(0);
+});
+
+test("held-out rows that cannot be evaluated are refused before the first step", async () => {
+  const blind = packExamples([{ ids: Int32Array.of(3, 4, 5), lossMask: new Uint8Array(3) }], { length: 16 });
+  const seen: TrainEvent[] = [];
+  const onEvent = (event: TrainEvent) => seen.push(event);
+  await expect(train(await model(), options({ validation: blind, onEvent }))).rejects.toMatchObject({
+    code: "data-empty",
+  });
+  expect(seen).toEqual([]);
+});
+
+test("a run that cannot be compiled says why, once", async () => {
+  const lm = await model();
+  const broken = {
+    ...lm,
+    build: (inputs: Parameters<typeof lm.build>[0]) => ({ ...lm.build(inputs), boundaries: [] }),
+  };
+  await expect(train(broken, options({ recompute: true }))).rejects.toThrow(/recognisable blocks/);
+});
+
+test("a loss that is not finite stops the run and leaves its checkpoint", async () => {
+  const runDir = mkdtempSync(join(tmpdir(), "tunesmith-run-"));
+  const lm = await model();
+  const spoil = (event: TrainEvent) => {
+    if (event.type !== "checkpoint") return;
+    for (const { tensor, trainable } of lm.parameters.values())
+      if (trainable) (tensor.data as Float32Array).fill(Number.NaN);
+  };
+  await expect(train(lm, options({ runDir, saveEvery: 2, onEvent: spoil }))).rejects.toMatchObject({
+    code: "loss-not-finite",
+  });
+  const { checkpoint } = await loadLatest(runDir);
+  expect(checkpoint?.state.step).toBe(2);
+  for (const values of checkpoint?.params.values() ?? []) expect(values.every(Number.isFinite)).toBe(true);
+});
+
+test("a cancelled run is continued to the same weights", async () => {
+  const runDir = mkdtempSync(join(tmpdir(), "tunesmith-run-"));
+  const straight = await model();
+  await losses(straight, { steps: 5 });
+  const controller = new AbortController();
+  const stopAtThree = (event: TrainEvent) => event.type === "step" && event.step === 3 && controller.abort();
+  const stopped = train(
+    await model(),
+    options({ steps: 5, runDir, saveEvery: 100, signal: controller.signal, onEvent: stopAtThree }),
+  );
+  await expect(stopped).rejects.toMatchObject({ code: "cancelled" });
+  const resumed = await model();
+  await losses(resumed, { steps: 5, runDir, resume: true });
   expect(weights(resumed)).toEqual(weights(straight));
 });
 

@@ -18,8 +18,8 @@ import {
   restoreOptimizerState,
   restoreParams,
 } from "./optim/index.js";
-import { checkPackable } from "./packable.js";
-import { createStepper, type Stepper } from "./stepper.js";
+import { checkPackable, checkTrained } from "./packable.js";
+import { closeAll, createStepper, type Stepper } from "./stepper.js";
 
 export interface TrainOptions {
   readonly train: readonly Pack[];
@@ -89,8 +89,12 @@ interface Run {
   readonly state: OptimizerState;
   readonly guard: ReturnType<typeof zeroUpdateGuard>;
   readonly stopping: ReturnType<typeof earlyStopping> | undefined;
+  /** Identifies the rows that are trained on. */
+  readonly dataHash: string;
   /** Updates done. */
   step: number;
+  /** Loss of the latest evaluation, and the step whose weights it measured. */
+  metric: { readonly step: number; readonly loss: number } | undefined;
   /** Position of the data iterator after the last update. */
   position: { epoch: number; step: number };
 }
@@ -126,14 +130,13 @@ export async function train(model: CausalLm, options: TrainOptions): Promise<Tra
   try {
     return await loop(run, options, stepper, evaluator, metrics);
   } finally {
-    await stepper.close();
-    await evaluator?.close();
+    await closeAll([stepper.close, evaluator?.close]);
   }
 }
 
 function startRun(
   model: CausalLm,
-  { optimizer, patience, train: packs, batchSize, lengths }: TrainOptions,
+  { optimizer, patience, train: packs, validation = [], batchSize, lengths }: TrainOptions,
 ): Run {
   checkPackable(model, packs);
   const trained = [...model.parameters.values()].filter((parameter) => parameter.trainable);
@@ -143,12 +146,21 @@ function startRun(
       fix: "check the dataset's report",
     });
   }
+  checkTrained(packs, "training data");
+  // What is wrong with the held-out rows would otherwise show after the training.
+  if (validation.length > 0) {
+    checkPackable(model, validation);
+    planBatches(validation, { batchSize, lengths });
+    checkTrained(validation, "validation data");
+  }
   return {
     params,
     state: optimizer.init(params),
     guard: zeroUpdateGuard(params),
     stopping: patience ? earlyStopping(params, { patience }) : undefined,
+    dataHash: hashOf(packs),
     step: 0,
+    metric: undefined,
     position: { epoch: 0, step: 0 },
   };
 }
@@ -169,7 +181,7 @@ async function loop(
     undefined,
   ];
   while (run.step < steps) {
-    if (options.signal?.aborted) throw await cancelled(run, options, evaluation);
+    if (options.signal?.aborted) throw await cancelled(run, options);
     const group = groups.next().value as readonly LoadedBatch[];
     const { loss, gradNorm } = await update(run, group, options, stepper);
     finalLoss = loss;
@@ -190,12 +202,13 @@ async function loop(
     const isLast = step === steps;
     if (evaluator && validation.length > 0 && (isLast || (evalEvery > 0 && step % evalEvery === 0))) {
       evaluation = await evaluator.run(validation);
+      run.metric = { step, loss: evaluation.loss };
       onEvent?.({ type: "evaluation", step, ...evaluation });
       await metrics?.write({ step, evalLoss: evaluation.loss, evalPerplexity: evaluation.perplexity });
       if (run.stopping?.observe(step, evaluation.loss).stop) break;
     }
     if (saveEvery > 0 && options.runDir && (isLast || step % saveEvery === 0)) {
-      const folder = await save(run, options, evaluation);
+      const folder = await save(run, options);
       onEvent?.({ type: "checkpoint", step, folder });
     }
   }
@@ -208,10 +221,10 @@ async function loop(
 }
 
 /** A cancelled run leaves a checkpoint where it keeps any, so that it can be continued. */
-async function cancelled(run: Run, options: TrainOptions, evaluation: Evaluation | undefined) {
+async function cancelled(run: Run, options: TrainOptions) {
   const saves = options.runDir !== undefined && (options.saveEvery ?? 0) > 0 && run.step > 0;
   if (saves) {
-    const folder = await save(run, options, evaluation);
+    const folder = await save(run, options);
     options.onEvent?.({ type: "checkpoint", step: run.step, folder });
   }
   return new TunesmithError("cancelled", `training was cancelled after step ${run.step}`, {
@@ -269,16 +282,23 @@ function accumulateInto(total: Map<string, Float32Array>, more: Params): Map<str
   return total;
 }
 
+/** FNV-1a over the tokens of all rows and what of them is trained, in their order. */
+function hashOf(packs: readonly Pack[]): string {
+  let hash = 0x811c9dc5 | 0;
+  const add = (word: number) => {
+    hash = Math.imul(hash ^ word, 0x01000193);
+  };
+  for (const { examples } of packs) {
+    add(examples.length);
+    for (const { ids, lossMask } of examples)
+      for (let at = 0; at < ids.length; at++) add(2 * (ids[at] as number) + (lossMask[at] as number));
+  }
+  return (hash >>> 0).toString(16).padStart(8, "0");
+}
+
 /** What must be the same for a run to be continued. */
-function identity({
-  batchSize,
-  lengths,
-  accumulate = 1,
-  seed = 0,
-  optimizer,
-  train: packs,
-  config = {},
-}: TrainOptions): PlainData {
+function identity({ dataHash }: Run, options: TrainOptions): PlainData {
+  const { batchSize, lengths, accumulate = 1, seed = 0, optimizer, train: packs, config = {} } = options;
   const tokens = packs.reduce((sum, pack) => sum + pack.tokens, 0);
   return {
     batchSize,
@@ -288,11 +308,12 @@ function identity({
     optimizer: optimizer.name,
     packs: packs.length,
     tokens,
+    dataHash,
     ...config,
   };
 }
 
-async function save(run: Run, options: TrainOptions, evaluation: Evaluation | undefined): Promise<string> {
+async function save(run: Run, options: TrainOptions): Promise<string> {
   const best = run.stopping?.best();
   return saveCheckpoint(String(options.runDir), {
     state: {
@@ -300,19 +321,20 @@ async function save(run: Run, options: TrainOptions, evaluation: Evaluation | un
       epoch: run.position.epoch,
       data: { ...run.position },
       zeroUpdate: run.guard.state(),
-      ...(evaluation ? { metric: evaluation.loss } : {}),
+      // Only what was measured on these very weights may choose the best checkpoint.
+      ...(run.metric?.step === run.step ? { metric: run.metric.loss } : {}),
       ...(run.stopping ? { earlyStopping: run.stopping.state() } : {}),
     },
     params: run.params,
     optimizer: run.state,
-    config: identity(options),
+    config: identity(run, options),
     ...(best ? { best } : {}),
   });
 }
 
 /** Puts a run where its newest complete checkpoint left it. */
 async function resume(run: Run, options: TrainOptions): Promise<Checkpoint | undefined> {
-  const { checkpoint } = await loadLatest(String(options.runDir), { config: identity(options) });
+  const { checkpoint } = await loadLatest(String(options.runDir), { config: identity(run, options) });
   if (!checkpoint) return undefined;
   restoreParams(run.params, checkpoint.params);
   restoreOptimizerState(run.state, checkpoint.optimizer);

@@ -1,11 +1,14 @@
-import { closeSync, mkdtempSync, openSync, rmSync, writeSync } from "node:fs";
-import { availableParallelism, tmpdir } from "node:os";
+import { closeSync, openSync, writeSync } from "node:fs";
+import { availableParallelism } from "node:os";
 import { join } from "node:path";
 import { Worker } from "node:worker_threads";
 import * as ort from "onnxruntime-node";
+import { tempDir } from "#io";
+import { TunesmithError } from "../../errors/index.js";
 import { bytesOf, type Tensor, type TensorRef } from "../../tensor/index.js";
 import { fromParts, type OrtTensorParts, ortError, toParts } from "./convert.js";
 import type { Backend, ExternalLocation, RawSession, SessionOptions, TensorMap } from "./types.js";
+import { type WorkerClient, workerClient } from "./worker-client.js";
 
 export const defaultBackend: Backend = "cpu";
 
@@ -13,8 +16,23 @@ export const defaultBackend: Backend = "cpu";
 const INLINE_BYTES = 16 * 1024;
 const ALIGNMENT = 4096;
 
-let store: { readonly path: string; readonly fd: number; end: number } | undefined;
+interface Region {
+  readonly offset: number;
+  readonly size: number;
+}
+interface Store {
+  readonly path: string;
+  readonly fd: number;
+  end: number;
+  free: readonly Region[];
+}
+let opening: Promise<Store> | undefined;
 const placed = new WeakMap<object, ExternalLocation>();
+
+/** A session holds its graph, and so its constants: an array that nobody can reach is mapped by no session that can run. */
+const forgotten = new FinalizationRegistry<{ store: Store; region: Region }>(({ store, region }) =>
+  giveBack(store, region),
+);
 
 /**
  * Files are named relative to the root folder, which is given to ONNX Runtime as the place of external data: so any
@@ -29,30 +47,69 @@ export async function place(data: Tensor | TensorRef): Promise<ExternalLocation 
   if (bytes.byteLength < INLINE_BYTES) return undefined;
   const known = placed.get(data.data);
   if (known) return known;
-  const location = append(bytes);
+  const store = await openStore();
+  const meanwhile = placed.get(data.data);
+  if (meanwhile) return meanwhile;
+  const location = write(store, bytes, data.data);
   placed.set(data.data, location);
   return location;
 }
 
-function append(bytes: Uint8Array): ExternalLocation {
-  store ??= openStore();
-  const offset = Math.ceil(store.end / ALIGNMENT) * ALIGNMENT;
-  for (let done = 0; done < bytes.byteLength; ) {
-    done += writeSync(store.fd, bytes, done, bytes.byteLength - done, offset + done);
+function write(store: Store, bytes: Uint8Array, owner: object): ExternalLocation {
+  const region = take(store, Math.ceil(bytes.byteLength / ALIGNMENT) * ALIGNMENT);
+  try {
+    for (let done = 0; done < bytes.byteLength; ) {
+      done += writeSync(store.fd, bytes, done, bytes.byteLength - done, region.offset + done);
+    }
+  } catch (error) {
+    giveBack(store, region);
+    throw new TunesmithError(
+      "file-write-failed",
+      `${store.path}: ${bytes.byteLength} bytes could not be written`,
+      {
+        fix: "free space in the temporary folder, or set TMPDIR to another",
+        cause: error,
+      },
+    );
   }
-  store.end = offset + bytes.byteLength;
-  return { location: store.path.replace(/^\/+/, ""), offset, length: bytes.byteLength };
+  forgotten.register(owner, { store, region });
+  return { location: store.path.replace(/^\/+/, ""), offset: region.offset, length: bytes.byteLength };
 }
 
-function openStore() {
-  const folder = mkdtempSync(join(tmpdir(), "tunesmith-"));
-  const path = join(folder, "weights.data");
-  const fd = openSync(path, "w");
-  process.once("exit", () => {
-    closeSync(fd);
-    rmSync(folder, { recursive: true, force: true });
+/** The first free region that is large enough, or the end of the file. */
+function take(store: Store, size: number): Region {
+  const { free, end } = store;
+  const at = free.findIndex((region) => region.size >= size);
+  const found = free[at];
+  if (!found) {
+    store.end = end + size;
+    return { offset: end, size };
+  }
+  const rest = { offset: found.offset + size, size: found.size - size };
+  store.free = free.toSpliced(at, 1, ...(rest.size > 0 ? [rest] : []));
+  return { offset: found.offset, size };
+}
+
+/** Frees a region, joined with free neighbours. */
+function giveBack(store: Store, region: Region): void {
+  const joined: Region[] = [];
+  for (const next of [...store.free, region].sort((a, b) => a.offset - b.offset)) {
+    const last = joined.at(-1);
+    if (last && last.offset + last.size === next.offset)
+      joined.splice(-1, 1, { offset: last.offset, size: last.size + next.size });
+    else joined.push(next);
+  }
+  store.free = joined;
+}
+
+function openStore(): Promise<Store> {
+  opening ??= tempDir("tunesmith-", { untilExit: true }).then((folder) => {
+    const path = join(folder, "weights.data");
+    const fd = openSync(path, "w");
+    process.prependOnceListener("exit", () => closeSync(fd));
+    return { path, fd, end: 0, free: [] };
   });
-  return { path, fd, end: 0 };
+  return opening;
 }
 
 /** Options as measured best for training (docs/engine.md): no spinning, no memory pattern; prepacking as asked. */
@@ -119,52 +176,12 @@ async function loadHere(
 const collect = (results: Record<string, OrtTensorParts>): Record<string, Tensor> =>
   Object.fromEntries(Object.entries(results).map(([name, parts]) => [name, fromParts(parts)]));
 
-interface Reply {
-  readonly call: number;
-  readonly value?: Record<string, OrtTensorParts>;
-  readonly error?: string;
-}
-interface Pending {
-  resolve(value: Record<string, OrtTensorParts>): void;
-  reject(error: unknown): void;
-}
-
-let shared: { ask(message: Record<string, unknown>): Promise<Record<string, OrtTensorParts>> } | undefined;
+let shared: WorkerClient | undefined;
 let sessionCount = 0;
 
-/** One worker serves all sessions: they run one after another, sharing its threads. */
-function workerClient() {
-  if (shared) return shared;
-  const worker = new Worker(new URL("./worker.mjs", import.meta.url));
-  const pending = new Map<number, Pending>();
-  let calls = 0;
-  const settle = (call: number) => {
-    const entry = pending.get(call);
-    pending.delete(call);
-    if (pending.size === 0) worker.unref();
-    return entry;
-  };
-  worker.on("message", (reply: Reply) => {
-    const entry = settle(reply.call);
-    if (reply.error !== undefined) entry?.reject(new Error(reply.error));
-    else entry?.resolve(reply.value ?? {});
-  });
-  worker.on("error", (error) => {
-    for (const entry of pending.values()) entry.reject(error);
-    pending.clear();
-    shared = undefined;
-  });
-  worker.unref();
-  shared = {
-    ask(message) {
-      const call = ++calls;
-      worker.ref();
-      return new Promise((resolve, reject) => {
-        pending.set(call, { resolve, reject });
-        worker.postMessage({ ...message, call });
-      });
-    },
-  };
+/** One worker serves all sessions: they run one after another, sharing its threads. Another follows one that died. */
+function sharedWorker(): WorkerClient {
+  if (!shared || shared.isDead()) shared = workerClient(new Worker(new URL("./worker.mjs", import.meta.url)));
   return shared;
 }
 
@@ -172,7 +189,7 @@ async function loadInWorker(
   model: Uint8Array,
   settings: ort.InferenceSession.SessionOptions,
 ): Promise<RawSession> {
-  const client = workerClient();
+  const client = sharedWorker();
   const id = ++sessionCount;
   await client.ask({ kind: "load", id, model, options: settings });
   return {
@@ -187,7 +204,7 @@ async function loadInWorker(
       }
     },
     async release() {
-      await client.ask({ kind: "release", id });
+      if (!client.isDead()) await client.ask({ kind: "release", id });
     },
   };
 }

@@ -29,19 +29,24 @@ export interface WorkerReply {
 }
 
 type Values = Record<string, OrtTensorParts>;
-type Ask = (message: Record<string, unknown>) => Promise<Values>;
+interface Client {
+  ask(message: Record<string, unknown>): Promise<Values>;
+  /** Whether the worker failed, and its sessions are gone: every call fails from then on. */
+  isDead(): boolean;
+}
 
-const clients = new Map<string, Ask>();
+const clients = new Map<string, Client>();
 let sessionCount = 0;
 
 /** One worker per backend and thread count serves all their sessions, one call after the other. */
-function client(backend: WebBackend, threads: number): Ask {
+function clientOf(backend: WebBackend, threads: number): Client {
   const key = `${backend}-${threads}`;
   const known = clients.get(key);
   if (known) return known;
   const worker = startWorker(backend);
   const pending = new Map<number, { resolve(value: Values): void; reject(error: unknown): void }>();
   let calls = 0;
+  let dead: TunesmithError | undefined;
   worker.onmessage = ({ data }: MessageEvent<WorkerReply>) => {
     const entry = pending.get(data.call);
     pending.delete(data.call);
@@ -55,21 +60,25 @@ function client(backend: WebBackend, threads: number): Ask {
     event.preventDefault();
     clients.delete(key);
     const where = event.message ? `: ${event.message}` : " (its script could not be loaded)";
-    const error = new TunesmithError("runtime-failed", `the runtime's worker failed${where}`, {
+    dead = new TunesmithError("runtime-failed", `the runtime's worker failed${where}`, {
       fix: "check that the worker script is served, or name it with configureRuntime({ workerUrls })",
     });
-    for (const entry of pending.values()) entry.reject(error);
+    for (const entry of pending.values()) entry.reject(dead);
     pending.clear();
     worker.terminate();
   };
-  const ask: Ask = (message) =>
-    new Promise((resolve, reject) => {
-      const call = ++calls;
-      pending.set(call, { resolve, reject });
-      worker.postMessage({ ...message, call });
-    });
-  clients.set(key, ask);
-  return ask;
+  const client: Client = {
+    ask: (message) =>
+      new Promise((resolve, reject) => {
+        if (dead) throw dead;
+        const call = ++calls;
+        worker.postMessage({ ...message, call });
+        pending.set(call, { resolve, reject });
+      }),
+    isDead: () => dead !== undefined,
+  };
+  clients.set(key, client);
+  return client;
 }
 
 function startWorker(backend: WebBackend): Worker {
@@ -87,13 +96,13 @@ export async function openSessionInWorker(
   data: readonly ExternalData[],
   settings: WebSettings,
 ): Promise<WebSession> {
-  const ask = client(settings.backend, settings.threads);
+  const { ask, isDead } = clientOf(settings.backend, settings.threads);
   const id = ++sessionCount;
   await ask({ kind: "load", id, model, data, settings });
   return {
     run: (feeds, fetches) => ask({ kind: "run", id, feeds, fetches }),
     async release() {
-      await ask({ kind: "release", id });
+      if (!isDead()) await ask({ kind: "release", id });
     },
   };
 }

@@ -50,6 +50,8 @@ function engine(settings: WebSettings, loadOrt: LoadOrt): Promise<OrtWeb> {
     return module;
   });
   engines.set(backend, { ort, threads });
+  // What could not be loaded (offline, a wrong address) may load the next time.
+  ort.catch(() => engines.delete(backend));
   return ort;
 }
 

@@ -1,10 +1,11 @@
 import { vjp } from "../../autodiff/index.js";
 import { type Node, ops, reach, recompute, type Value } from "../../graph/index.js";
+import { dropoutOf } from "../../models/index.js";
 
 export interface CrossEntropyOptions {
   /** `[tokens, hidden]`; logits must be a function of it (and of parameters) alone. */
   readonly hidden: Value;
-  /** `[tokens, vocab]` as the model builds them. */
+  /** `[tokens, vocab]` as the model builds them; below them dropout masks may stand, with a row per token. */
   readonly logits: Value;
   /** int64 `[tokens]`; negative labels are ignored. */
   readonly labels: Value;
@@ -23,6 +24,8 @@ interface Chunk {
   readonly labels: Value;
   /** float32 `[rows, 1]`. */
   readonly weights: Value;
+  /** The chunk's part of a value with a row per token. */
+  readonly part: (x: Value) => Value;
 }
 
 /**
@@ -34,21 +37,26 @@ export function crossEntropy(options: CrossEntropyOptions): Value {
   const { hidden, logits } = options;
   const head = plainHead(logits, hidden);
   const { values } = reach([logits], new Set([hidden]));
-  const parameters = head ? [] : values.filter(({ source }) => source.kind === "input");
+  const inputs = head ? [] : values.filter(({ source }) => source.kind === "input");
+  const parameters = inputs.filter((value) => dropoutOf(value) === undefined);
+  const masks = inputs.filter((value) => dropoutOf(value) !== undefined);
   const wrt = [hidden, ...parameters];
   const losses: Value[] = [];
-  const gradients: Value[][] = wrt.map(() => []);
+  const rowGradients: Value[] = [];
+  let totals: readonly Value[] | undefined;
   let previous: Value[] = [];
   for (const chunk of chunksOf(options)) {
     const rows = { ...chunk, hidden: ops.after(chunk.hidden, ...previous) };
-    const result = head ? leanChunk(rows, head) : generalChunk(rows, options, parameters);
-    losses.push(result.loss);
-    for (const [index, gradient] of result.gradients.entries()) gradients[index]?.push(gradient);
-    previous = [result.loss, ...result.gradients];
+    const { loss, gradients } = head ? leanChunk(rows, head) : generalChunk(rows, options, parameters, masks);
+    const [row, ...shares] = gradients as [Value, ...Value[]];
+    losses.push(loss);
+    rowGradients.push(row);
+    // Added up chunk by chunk: a trained head's gradient is as large as the head, and must not exist once per chunk.
+    totals = totals?.map((total, at) => ops.add(total, shares[at] as Value)) ?? shares;
+    previous = [loss, row, ...totals];
   }
-  const saved = gradients.map((parts, index) => (index === 0 ? ops.concat(parts, 0) : parts.reduce(ops.add)));
   // The backward starts after the last chunk's loss, so that nothing of the loss stays alive below it.
-  saved[0] = ops.after(saved[0] as Value, ...previous);
+  const saved = [ops.after(ops.concat(rowGradients, 0), ...previous), ...(totals ?? [])];
   return ops.customVjp(losses.reduce(ops.add), wrt, saved, ({ saved: stored }, dy) =>
     stored.map((gradient) => ops.mul(gradient, dy)),
   );
@@ -77,8 +85,10 @@ function* chunksOf({ hidden, labels, weights, chunkRows }: CrossEntropyOptions):
   const safe = ops.max(labels, 0);
   for (let start = 0; start < total; start += chunkRows) {
     const end = Math.min(start + chunkRows, total);
+    const part = (x: Value) => (end - start === total ? x : ops.slice(x, 0, start, end));
     yield {
-      hidden: end - start === total ? hidden : ops.slice(hidden, 0, start, end),
+      part,
+      hidden: part(hidden),
       labels: column(safe, start, end),
       weights: column(weights, start, end),
     };
@@ -107,13 +117,15 @@ function leanChunk({ hidden, labels, weights }: Chunk, head: Value) {
   return { loss, gradients: [ops.mul(ops.sub(expected, actual), weights)] };
 }
 
-/** Any head: dlogits = w·(P − onehot), then back through the head itself. */
+/** Any head: dlogits = w·(P − onehot), then back through the head itself. Dropout masks have a row per token. */
 function generalChunk(
-  { hidden, labels, weights }: Chunk,
+  { hidden, labels, weights, part }: Chunk,
   options: CrossEntropyOptions,
   parameters: readonly Value[],
+  masks: readonly Value[],
 ) {
-  const [logits] = recompute([options.logits], new Map([[options.hidden, hidden]])) as [Value];
+  const replace = new Map([[options.hidden, hidden], ...masks.map((mask) => [mask, part(mask)] as const)]);
+  const [logits] = recompute([options.logits], replace) as [Value];
   const probabilities = ops.softmax(logits);
   const loss = negativeLog(probabilities, labels, weights);
   const gradient = ops.scatterElements(ops.mul(probabilities, weights), labels, ops.neg(weights), 1, "add");
