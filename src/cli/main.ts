@@ -3,7 +3,7 @@ import { TunesmithError } from "../errors/index.js";
 import { commands } from "./commands.js";
 import { readConfigFile } from "./config/file.js";
 import { resolveOptions } from "./config/resolve.js";
-import { describeError, EXIT, errorObject, exitCodeOf } from "./errors.js";
+import { describeError, errorObject, exitCodeOf } from "./errors.js";
 import { type Call, createProgram } from "./program.js";
 import { progress } from "./progress.js";
 import { createUi } from "./ui.js";
@@ -18,16 +18,18 @@ async function runCall({ command, flags, config, json }: Call): Promise<void> {
   const schema = command.schemaFor?.({ ...file?.values, ...flags }) ?? command.schema;
   const options = resolveOptions(schema, { flags, file });
   const controller = new AbortController();
-  const interrupt = () => {
-    if (controller.signal.aborted) process.exit(EXIT.interrupted);
+  const interrupt = (signal: NodeJS.Signals) => {
+    if (controller.signal.aborted) {
+      // Ended by the system: an exit of our own would tear a worker down inside native code, which aborts.
+      process.removeAllListeners(signal);
+      process.kill(process.pid, signal);
+      return;
+    }
     process.stderr.write("\nstopping; once more to stop at once\n");
     controller.abort();
   };
   process.on("SIGINT", interrupt);
-  // The system's way of ending a process would leave its temporary files; an exit of its own removes them.
-  const terminate = (_: string, number: number) => process.exit(128 + number);
-  process.on("SIGTERM", terminate);
-  process.on("SIGHUP", terminate);
+  process.on("SIGTERM", interrupt);
   try {
     await command.run(options, { ui: createUi({ json, progress }), signal: controller.signal });
   } catch (error) {
@@ -37,8 +39,7 @@ async function runCall({ command, flags, config, json }: Call): Promise<void> {
     throw new TunesmithError("cancelled", "interrupted", { cause: error });
   } finally {
     process.off("SIGINT", interrupt);
-    process.off("SIGTERM", terminate);
-    process.off("SIGHUP", terminate);
+    process.off("SIGTERM", interrupt);
   }
 }
 
