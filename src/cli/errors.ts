@@ -5,7 +5,7 @@ import { TunesmithError } from "../errors/index.js";
 export const EXIT = { error: 1, usage: 2, interrupted: 130 } as const;
 
 /** Errors that are about what was asked, not about what happened. */
-const USAGE = new Set(["config-invalid", "target-not-found"]);
+const USAGE = new Set(["config-invalid", "target-not-found", "target-unsupported"]);
 
 export function exitCodeOf(error: unknown): number {
   if (error instanceof CommanderError) return error.exitCode === 0 ? 0 : EXIT.usage;
@@ -23,6 +23,12 @@ const AS_FLAGS: readonly (readonly [RegExp, string])[] = [
   [/\bmaxLength\b/, "--length"],
   [/`extensions`/, "--extensions"],
   [/packing: none/, "--packing none"],
+  [
+    /pass `template` \(PLAIN_CHAT_TEMPLATE is one\)/,
+    "put a chat_template into tokenizer_config.json (train and eval take --chat-template)",
+  ],
+  [/\(spans: 'last'\)/, "(--train-on last)"],
+  [/; pass \{ allowNoEffect: true \} if that is meant/, ""],
   [/, or name the fields with `fields`|, or name their fields with `fields`/, ""],
 ];
 const asFlags = (fix: string): string =>

@@ -48,6 +48,7 @@ function addCommand(program: Commander, command: Command, onCall: (call: Call) =
     if (positional && sub.args[0] !== undefined) flags[positional.key] = parseFlag(positional, sub.args[0]);
     for (const field of fields) {
       const raw: unknown = options[field.key];
+      // A flag that was given several times is a list of texts already.
       if (raw !== undefined) flags[field.key] = typeof raw === "string" ? parseFlag(field, raw) : raw;
     }
     await onCall({
@@ -70,14 +71,16 @@ function optionOf(field: Field): Option {
     isSwitch ? flag : `${flag} <${valueName(field)}>`,
     `${description}${listed}${shown}`,
   );
+  if (field.verbatim) option.argParser<string[] | undefined>((text, before) => [...(before ?? []), text]);
   // Commander would set true for a --no- flag that was not given.
   return isOffSwitch(field) ? option.default(undefined) : option;
 }
 
 const isEmpty = (value: unknown) => typeof value === "object" && Object.keys(value ?? {}).length === 0;
 
-function valueName({ kinds, key, choices }: Field): string {
+function valueName({ kinds, key, choices, verbatim }: Field): string {
   if (choices) return key;
+  if (verbatim) return "text";
   if (kinds.has("array of string")) return "a,b";
   if (kinds.has("array of number")) return "1,2";
   if (kinds.has("record")) return "json";

@@ -1,4 +1,4 @@
-import { joinPath } from "#io";
+import { dirname, joinPath, resolvePath, stat } from "#io";
 import { type LoadDatasetOptions, loadDataset, type TokenizeOptions } from "../data/index.js";
 import { TunesmithError } from "../errors/index.js";
 import { formatReceipt, loadAdapter } from "../methods/index.js";
@@ -43,6 +43,20 @@ export async function openAdapted(
 export async function saveWhole(model: CausalLm, folder: string): Promise<readonly string[]> {
   if (model.architecture === "onnx") return (await exportOnnx(model, folder)).files;
   return (await saveModel(model, folder)).files.map((name) => joinPath(folder, name));
+}
+
+/**
+ * Before a long run whose result is a whole model: it cannot be written over the files the base is read from.
+ * Throws `file-write-failed`.
+ */
+export async function checkOut(base: CausalLm, folder: string): Promise<void> {
+  const { origin, architecture } = base;
+  if (architecture === "onnx" || origin === undefined) return;
+  const home = (await stat(origin)).isDirectory ? origin : dirname(origin);
+  if (resolvePath(home) !== resolvePath(folder)) return;
+  throw new TunesmithError("file-write-failed", `--out ${folder} is the folder that the model is read from`, {
+    fix: "choose another folder",
+  });
 }
 
 /** The tokenizer of a model; throws `tokenizer-unsupported` when it has none. */

@@ -63,7 +63,8 @@ export async function readFolder(root: string, options: FolderOptions = {}): Pro
     else if (size > maxFileBytes) drop(`${size} bytes, more than ${maxFileBytes}`);
     else if (bytes + size > maxBytes) return { rows, dropped, bytes, capped: true, otherExtensions };
     else {
-      const text = readable(await readFile(path), extension);
+      const content = await readFile(path).catch(() => undefined);
+      const text = content ? readable(content, extension) : { reason: "cannot be read" };
       if (typeof text === "object") drop(text.reason);
       else {
         rows.push({ kind: "text", text, source: path });
@@ -83,7 +84,7 @@ async function* walk(
   const real = await realPath(folder);
   if (seen.has(real)) return;
   seen.add(real);
-  for (const name of await listDir(folder)) {
+  for (const name of await namesIn(folder, depth, dropped)) {
     const path = joinPath(folder, name);
     // A link to nowhere, or a file that vanished since the folder was listed.
     const info = await stat(path).catch(() => undefined);
@@ -93,6 +94,15 @@ async function* walk(
     else if (depth < MAX_DEPTH) yield* walk(path, seen, depth + 1, dropped);
     else dropped.push({ row: path, reason: `deeper than ${MAX_DEPTH} folders` });
   }
+}
+
+/** A folder inside that cannot be read is left out; the one that was asked for must be readable. */
+async function namesIn(folder: string, depth: number, dropped: DroppedRow[]): Promise<string[]> {
+  if (depth === 0) return listDir(folder);
+  return listDir(folder).catch(() => {
+    dropped.push({ row: folder, reason: "cannot be read" });
+    return [];
+  });
 }
 
 function extensionOf(path: string): string {

@@ -1,5 +1,5 @@
 import { existsSync } from "node:fs";
-import { mkdir, mkdtemp, rm, symlink, writeFile } from "node:fs/promises";
+import { chmod, mkdir, mkdtemp, rm, symlink, writeFile } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { dirname, join } from "node:path";
 import { afterAll, beforeAll, expect, test } from "vitest";
@@ -154,6 +154,19 @@ test("a folder of sources: order, filters, caps, link loops", async () => {
   const capped = await loadDataset(root, { extensions: ["py", "ts"], maxBytes: 15 });
   expect(capped).toMatchObject({ report: { rows: 1, capped: true } });
   await expect(loadDataset(root, { extensions: ["rs"] })).rejects.toThrow(/there are .*png/);
+});
+
+// The superuser reads everything.
+test.skipIf(process.getuid?.() === 0)("what may not be read in a folder is left out", async () => {
+  const root = join(folder, "locked");
+  await mkdir(join(root, "sub"), { recursive: true });
+  await writeFile(join(root, "a.ts"), "const a = 1;\n");
+  await writeFile(join(root, "b.ts"), "const b = 1;\n", { mode: 0 });
+  await chmod(join(root, "sub"), 0);
+  const { rows, report } = await loadDataset(root);
+  expect(rows).toHaveLength(1);
+  expect(report.dropped.map(({ reason }) => reason)).toEqual(["cannot be read", "cannot be read"]);
+  await chmod(join(root, "sub"), 0o700);
 });
 
 test.skipIf(!existsSync(ASSETS))("real files (needs the assets)", async () => {

@@ -23,6 +23,11 @@ async function codeOf(promise: Promise<unknown>): Promise<string> {
   return error.code;
 }
 
+test.skipIf(process.platform !== "linux")("a folder that the system does not let be made", async () => {
+  // Node's own recursion tries again for ever.
+  expect(await codeOf(node.makeDir("/proc/none/such"))).toMatch(/^file-/);
+});
+
 test("both sides export the same functions", () => {
   expect(Object.keys(browser).sort()).toEqual(Object.keys(node).sort());
 });

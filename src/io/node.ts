@@ -146,7 +146,26 @@ export async function listDir(path: string): Promise<string[]> {
 
 /** Creates a folder and its parents; one that exists already is left alone. */
 export async function makeDir(path: string): Promise<void> {
-  await fs.mkdir(path, { recursive: true }).catch(fileError(path, "write"));
+  await makeParents(nodePath.resolve(path)).catch(fileError(path, "write"));
+}
+
+/** Folder by folder: Node's own recursion never ends where a file system refuses a folder as absent (/proc). */
+async function makeParents(path: string): Promise<void> {
+  const make = async () => {
+    try {
+      await fs.mkdir(path);
+    } catch (error) {
+      const { code } = error as NodeJS.ErrnoException;
+      const isThere = code !== "ENOENT" && (await fs.stat(path).catch(() => undefined))?.isDirectory();
+      if (!isThere) throw error;
+    }
+  };
+  const parent = nodePath.dirname(path);
+  return make().catch(async (error: NodeJS.ErrnoException) => {
+    if (error.code !== "ENOENT" || parent === path) throw error;
+    await makeParents(parent);
+    await make();
+  });
 }
 
 /** Removes a file, or a folder with all it holds; nothing happens when there is none. */

@@ -73,6 +73,14 @@ test("a method refuses sites that it cannot adapt", async () => {
   });
 });
 
+test("an embedding takes no bias, as in PEFT", async () => {
+  const config = { loraBias: true, targets: ["embed_tokens", "v_proj"] };
+  await expect(adapt(await baseModel("llama"), lora(config))).rejects.toMatchObject({
+    code: "config-invalid",
+    message: expect.stringContaining("model.embed_tokens"),
+  });
+});
+
 test("dropout follows the seed of the run", async () => {
   const base = await baseModel("llama");
   const losses = async (seed: number, dropout: number) => {

@@ -128,10 +128,8 @@ test("a wrong option is named", () => {
 
 test("LoRA+ groups find B, magnitudes, biases and embeddings by our names", async () => {
   const base = await baseModel("llama");
-  const model = await adapt(
-    base,
-    lora({ rank: 2, dora: true, loraBias: true, targets: ["q_proj", "embed_tokens"] }),
-  );
+  const biased = await adapt(base, lora({ rank: 2, dora: true, loraBias: true, targets: ["q_proj"] }));
+  const model = await adapt(biased, lora({ rank: 2, targets: ["embed_tokens"] }), { name: "rows" });
   const trained = [...model.parameters.values()].filter(({ trainable }) => trainable);
   const params = new Map(
     trained.map(({ name, tensor }) => [name, (tensor.data as Float32Array).slice().fill(0)]),

@@ -105,6 +105,21 @@ test("a group of modules is no target", () => {
   expect(() => selectTargets(candidatesOf("llama"), { targets: ["mlp"] })).toThrow(/mlp[\s\S]*gate_proj/);
 });
 
+test.each(["all-linear", ".*\\.(q|v)_proj", ["q_proj", "down_proj"]])("layers narrow %j", (targets) => {
+  const candidates = candidatesOf("llama");
+  const all = selectTargets(candidates, { targets });
+  const upper = selectTargets(candidates, { targets, layers: [1] });
+  expect(upper).toEqual(all.filter(({ path }) => path.startsWith("model.layers.1.")));
+  expect(2 * upper.length).toBe(all.length);
+});
+
+test("a layers pattern without layers is a mistake", () => {
+  const selection = { targets: ["q_proj"], layersPattern: "layers" };
+  expect(() => selectTargets(candidatesOf("llama"), selection)).toThrow(
+    expect.objectContaining({ code: "config-invalid" }),
+  );
+});
+
 test("an empty list is an error", () => {
   expect(() => selectTargets(candidatesOf("llama"), { targets: [] })).toThrow(/empty/);
 });

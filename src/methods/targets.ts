@@ -10,7 +10,7 @@ export interface TargetSelection {
   readonly targets: string | readonly string[];
   /** As `targets`; wins over it. */
   readonly exclude?: string | readonly string[] | undefined;
-  /** Only these layer indices (list form of `targets` only). */
+  /** Only these layer indices. The reference has them for lists only; here they narrow every form of `targets`. */
   readonly layers?: readonly number[] | undefined;
   /** Name of the module list whose index counts as the layer, e.g. `h` or `layers`; default: the first index found. */
   readonly layersPattern?: string | readonly string[] | undefined;
@@ -70,9 +70,9 @@ export function isTarget(candidate: Candidate, selection: TargetSelection): bool
   const { targets, exclude, saved = [], layers, layersPattern } = selection;
   if (exclude !== undefined && exclude.length > 0 && matches(path, exclude)) return false;
   if (saved.some((name) => new RegExp(`(^|.*\\.)${escaped(name)}($|\\..*)`).test(path))) return false;
-  if (isAllLinear(targets)) return candidate.kind === "linear" && !candidate.isHead;
-  if (!matches(path, targets)) return false;
-  if (typeof targets === "string" || targets.includes(path) || !layers) return true;
+  if (isAllLinear(targets) && (candidate.kind !== "linear" || candidate.isHead)) return false;
+  if (!isAllLinear(targets) && !matches(path, targets)) return false;
+  if (!layers || (typeof targets !== "string" && targets.includes(path))) return true;
   const index = layerIndex(path, layersPattern);
   return index !== undefined && layers.includes(index);
 }
@@ -90,6 +90,11 @@ export function selectTargets<T extends Candidate>(
   if (targets.length === 0) {
     throw new TunesmithError("target-not-found", "targets is empty", {
       fix: "name at least one module to adapt; readers of adapter folders (PEFT) require it",
+    });
+  }
+  if ((selection.layersPattern?.length ?? 0) > 0 && selection.layers === undefined) {
+    throw new TunesmithError("config-invalid", "layersPattern is given without layers", {
+      fix: "say which layers are adapted, for example layers: [0, 1]",
     });
   }
   const chosen = candidates.filter((candidate) => isTarget(candidate, selection));

@@ -49,6 +49,7 @@ async function rowsOf(
     throw new TunesmithError(
       "config-invalid",
       `trainable token ${bad ?? "list is empty"}: ${site.path} has ${site.inFeatures} rows`,
+      { fix: `give ids from 0 to ${site.inFeatures - 1}` },
     );
   }
   const { source } = site.weight;

@@ -117,10 +117,19 @@ function windowOf(config: Config, layer: number): number | undefined {
 function ropeOf(config: Config, sliding: boolean): RopeParameters {
   const nested = config.rope_parameters ?? undefined;
   const perLayer = nested?.[sliding ? "sliding_attention" : "full_attention"];
-  if (perLayer !== undefined) return ropeSchema.parse(perLayer);
-  if (nested) return ropeSchema.parse(nested);
+  if (nested) return parseRope(perLayer ?? nested);
   if (sliding && config.rope_local_base_freq) return { rope_theta: config.rope_local_base_freq };
   return { ...(config.rope_scaling ?? {}), rope_theta: config.rope_theta ?? 10000 };
+}
+
+function parseRope(value: unknown): RopeParameters {
+  const parsed = ropeSchema.safeParse(value);
+  if (parsed.success) return parsed.data;
+  const [issue] = parsed.error.issues;
+  const place = ["rope_parameters", ...(issue?.path ?? [])].join(".");
+  throw new TunesmithError("config-invalid", `config.json: ${place}: ${issue?.message}`, {
+    fix: "compare it with the config of the original checkpoint",
+  });
 }
 
 interface Block {

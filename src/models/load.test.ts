@@ -1,9 +1,10 @@
-import { cp, mkdir, mkdtemp, rm, writeFile } from "node:fs/promises";
+import { cp, mkdir, mkdtemp, readFile, rm, writeFile } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { afterAll, beforeAll, expect, test } from "vitest";
 import { TunesmithError } from "../errors/index.js";
 import { loadModel } from "./load.js";
+import { probeOutputs } from "./probe.js";
 
 const FIXTURES = new URL("../../fixtures/", import.meta.url).pathname;
 
@@ -34,6 +35,27 @@ test("a folder with one llama2.c checkpoint beside a tokenizer is that checkpoin
   const error = await failure(path);
   expect(error.code).toBe("file-not-found");
   expect(error.message).toContain("other.bin");
+});
+
+test.each([
+  [{ vocab_size: 100 }, "shape-mismatch", /model\.embed_tokens\.weight' is \[72, 24\].*\[100, 24\]/],
+  [{ intermediate_size: 7 }, "shape-mismatch", /gate_proj/],
+  [{ num_attention_heads: 5 }, "config-invalid", /5 heads/],
+  [{ num_key_value_heads: 3 }, "config-invalid", /3 for keys/],
+  [{ num_hidden_layers: 1e9 }, "tensor-not-found", /layers\.2\./],
+  [{ rope_parameters: { rope_theta: "far" } }, "config-invalid", /rope_parameters\.rope_theta/],
+  [{ hidden_size: undefined }, "config-invalid", /hidden_size/],
+  [{ hidden_act: "magic" }, "architecture-unsupported", /magic/],
+])("a config that does not describe its weights: %j", async (change, code, message) => {
+  const path = await mkdtemp(join(folder, "config-"));
+  await cp(`${FIXTURES}models/llama/model.safetensors`, join(path, "model.safetensors"));
+  const config = JSON.parse(await readFile(`${FIXTURES}models/llama/config.json`, "utf8")) as object;
+  await writeFile(join(path, "config.json"), JSON.stringify({ ...config, ...change }));
+  const error = await loadModel(path)
+    .then((model) => probeOutputs(model))
+    .catch((cause: unknown) => cause);
+  expect(error).toBeInstanceOf(TunesmithError);
+  expect(error).toMatchObject({ code, message: expect.stringMatching(message) });
 });
 
 test("what is missing or of another kind is named, with what was tried", async () => {

@@ -48,7 +48,8 @@ export interface BuildOptions {
 
 /**
  * A causal language model over named weights and the `config.json` that describes them. Throws `config-invalid`,
- * `architecture-unsupported`, `tensor-not-found`, `tensor-unused` (a weight the architecture has no place for).
+ * `architecture-unsupported`, `shape-mismatch` (a weight of another size than the config says), `tensor-not-found`,
+ * `tensor-unused` (a weight the architecture has no place for).
  */
 export function causalLm(
   config: Readonly<Record<string, unknown>>,
@@ -58,7 +59,9 @@ export function causalLm(
   const origin = options.origin ?? "model";
   const definition = architectureFor(String(config.model_type), origin);
   const settings = parseConfig(definition, config, origin);
+  checkHeads(definition, settings, origin);
   const named = normaliseNames(definition, weights, definition.tied(settings));
+  checkShapes(definition, settings, named, origin);
   return {
     task: "causal-lm",
     architecture: String(config.model_type),
@@ -86,6 +89,40 @@ export function causalLm(
       return outputs;
     },
   };
+}
+
+const OTHER_CONFIG = "the config.json does not describe this checkpoint: use the one that came with it";
+
+/** Heads share the width evenly, and groups of query heads share key heads. */
+function checkHeads(definition: AnyDefinition, settings: Record<string, unknown>, origin: string): void {
+  const { heads, kvHeads, headDim, hiddenSize } = definition.sizes(settings);
+  const shares = Number.isInteger(headDim) && heads % kvHeads === 0;
+  if (shares) return;
+  throw new TunesmithError(
+    "config-invalid",
+    `${origin}: config.json: ${heads} heads (${kvHeads} for keys and values) do not share a width of ${hiddenSize}`,
+    { fix: OTHER_CONFIG },
+  );
+}
+
+/** Compares the weights that are there with the sizes the config speaks of; one that is missing is found by its reader. */
+function checkShapes(
+  definition: AnyDefinition,
+  settings: Record<string, unknown>,
+  weights: Weights,
+  origin: string,
+): void {
+  // A count that no file bears out must not be laid out in memory.
+  if (definition.sizes(settings).layers > weights.size) return;
+  for (const { name, shape } of definition.weightSpecs(settings)) {
+    const found = weights.get(name)?.shape;
+    if (!found || found.join() === shape.join()) continue;
+    throw new TunesmithError(
+      "shape-mismatch",
+      `${origin}: tensor '${name}' is [${found.join(", ")}], config.json asks for [${shape.join(", ")}]`,
+      { fix: OTHER_CONFIG, details: { tensor: name } },
+    );
+  }
 }
 
 /** Gives bare-body checkpoints their body prefix, and drops the stored copy of a tied head. */

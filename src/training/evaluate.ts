@@ -2,7 +2,7 @@ import { batches, type Pack } from "../data/index.js";
 import { type CausalLm, parameterFeeds } from "../models/index.js";
 import { createSession, type Session, type SessionOptions } from "../runtime/index.js";
 import { evaluationGraph, type StepGraph } from "./graph.js";
-import { checkPackable, checkTrained } from "./packable.js";
+import { checkPacks, checkTrained, knownPadId } from "./packable.js";
 import { batchFeeds, closeAll, onlyRead, scalarOf, settled } from "./stepper.js";
 
 export interface EvaluationOptions {
@@ -38,10 +38,11 @@ export function createEvaluator(model: CausalLm, options: EvaluationOptions): Ev
   };
   return {
     async run(packs) {
-      checkPackable(model, packs);
+      checkPacks(model, packs);
       checkTrained(packs, "evaluation data");
       let [sum, tokens] = [0, 0];
-      for (const batch of batches(packs, { ...options, shuffle: false })) {
+      const padId = knownPadId(model, options.padId);
+      for (const batch of batches(packs, { ...options, padId, shuffle: false })) {
         if (batch.targets === 0) continue;
         const known = compiled.get(batch.length) ?? compile(batch.length);
         compiled.set(batch.length, known);

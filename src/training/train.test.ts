@@ -7,7 +7,15 @@ import { type AdaptedLm, adapt, lora } from "../methods/index.js";
 import { loadFolder } from "../models/index.js";
 import { rng } from "../runtime/random/index.js";
 import { prefixGraphs } from "./graph.js";
-import { adamw, loadCheckpoint, loadLatest, type TrainEvent, type TrainOptions, train } from "./index.js";
+import {
+  adamw,
+  evaluateOnce,
+  loadCheckpoint,
+  loadLatest,
+  type TrainEvent,
+  type TrainOptions,
+  train,
+} from "./index.js";
 
 const FIXTURE = (name: string) => new URL(`../../fixtures/models/${name}`, import.meta.url).pathname;
 
@@ -228,6 +236,25 @@ test("early stopping restores the best weights", async () => {
   );
   expect(result.restoredStep).toBe(evaluations.indexOf(Math.min(...evaluations)) + 1);
   expect(result.evaluation?.loss).toBeCloseTo(Math.min(...evaluations), 6);
+});
+
+test("a padding token without a row in the embedding fills rows all the same", async () => {
+  expect(await losses(await model(), { padId: 80 })).toEqual(await losses(await model(), { padId: 0 }));
+});
+
+test("a token that the model does not know is named, in training and in evaluation", async () => {
+  const [known] = packs("none", 1) as [Pack];
+  const foreign = (id: number): Pack[] => [
+    { ...known, examples: known.examples.map((example) => ({ ...example, ids: example.ids.with(1, id) })) },
+  ];
+  const named = {
+    code: "data-invalid",
+    message: expect.stringContaining("token 80; the model knows 0 to 79"),
+  };
+  await expect(train(await model(), options({ train: foreign(80) }))).rejects.toMatchObject(named);
+  const evaluated = { batchSize: 1, lengths: [16], padId: 0 };
+  await expect(evaluateOnce(await model(), foreign(80), evaluated)).rejects.toMatchObject(named);
+  expect((await evaluateOnce(await model(), foreign(79), evaluated)).loss).toBeGreaterThan(0);
 });
 
 test("a model without trainable parameters is refused", async () => {

@@ -18,7 +18,7 @@ import {
   restoreOptimizerState,
   restoreParams,
 } from "./optim/index.js";
-import { checkPackable, checkTrained } from "./packable.js";
+import { checkPacks, checkTrained, knownPadId } from "./packable.js";
 import { closeAll, createStepper, type Stepper } from "./stepper.js";
 
 export interface TrainOptions {
@@ -118,7 +118,8 @@ interface Run {
  * }
  * ```
  */
-export async function train(model: CausalLm, options: TrainOptions): Promise<TrainResult> {
+export async function train(model: CausalLm, given: TrainOptions): Promise<TrainResult> {
+  const options = { ...given, padId: knownPadId(model, given.padId) };
   const run = startRun(model, options);
   const resumed = options.runDir && options.resume ? await resume(run, options) : undefined;
   if (options.runDir) await makeDir(options.runDir);
@@ -138,7 +139,7 @@ function startRun(
   model: CausalLm,
   { optimizer, patience, train: packs, validation = [], batchSize, lengths }: TrainOptions,
 ): Run {
-  checkPackable(model, packs);
+  checkPacks(model, packs);
   const trained = [...model.parameters.values()].filter((parameter) => parameter.trainable);
   const params = new Map(trained.map(({ name, tensor }) => [name, tensor.data as Float32Array] as const));
   if (planBatches(packs, { batchSize, lengths }).length === 0) {
@@ -149,7 +150,7 @@ function startRun(
   checkTrained(packs, "training data");
   // What is wrong with the held-out rows would otherwise show after the training.
   if (validation.length > 0) {
-    checkPackable(model, validation);
+    checkPacks(model, validation);
     planBatches(validation, { batchSize, lengths });
     checkTrained(validation, "validation data");
   }

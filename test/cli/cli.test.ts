@@ -110,6 +110,24 @@ test("an adapter made for a model fits its ONNX file, and merges into another", 
   expect((await json(["eval", "--model", "merged-onnx", ...data], folder)).loss).toBeCloseTo(adapted.loss, 5);
 });
 
+test("generation ends at a stop text, which may hold a comma or a space", async () => {
+  const ask = [
+    "generate",
+    "--model",
+    "model",
+    "--adapter",
+    "adapter",
+    "--prompt",
+    "the",
+    "--max-tokens",
+    "12",
+  ];
+  const { text } = await json(ask, folder);
+  const space = await json([...ask, "--stop", "no, such text", "--stop", " "], folder);
+  expect(text).toContain(" ");
+  expect(space.text).toBe(text.slice(0, text.indexOf(" ")));
+});
+
 test("full fine-tuning writes a model", async () => {
   const trained = await json(
     [...TRAIN, "--method", "full", "--select", "mlp", "--steps", "10", "--out", "whole"],
@@ -154,6 +172,15 @@ test("mistakes are explained, with an exit code and no stack", async () => {
     /^2 .*unknown option '--rnk'\n {2}fix: did you mean --rank/,
   );
   expect(await fails(...TRAIN, ...out, "--rank", "0")).toMatch(/^2 .*--rank: 0/);
+  expect(await fails(...TRAIN, ...out, "--patience", "2")).toMatch(
+    /^2 .*--patience[\s\S]*fix: .*--eval-every/,
+  );
+  expect(await fails(...TRAIN, ...out, "--eval-every", "2", "--validation-share", "0")).toMatch(
+    /^2 .*--eval-every[\s\S]*fix: .*--validation/,
+  );
+  expect(await fails(...TRAIN, "--method", "full", "--out", "model")).toMatch(
+    /^1 error\[file-write-failed\]: --out model/,
+  );
   expect(await fails("train", "--model", "model", ...out)).toMatch(/^2 .*--data is missing/);
   expect(await fails("eval", "--model", "absent", "--data", "data.txt")).toMatch(
     /^1 error\[file-not-found\]: absent/,

@@ -1,5 +1,6 @@
 import { joinPath, makeDir, writeFileAtomic } from "#io";
 import { type Pack, paddingId, planBatches, prepareRows, type Row, splitDataset } from "../../data/index.js";
+import { TunesmithError } from "../../errors/index.js";
 import { applyMethod, methodNamed } from "../../methods/index.js";
 import type { CausalLm } from "../../models/index.js";
 import {
@@ -8,6 +9,7 @@ import {
   createSchedule,
   type Evaluation,
   evaluateOnce,
+  listCheckpoints,
   type Optimizer,
   type PlainData,
   sgd,
@@ -20,6 +22,7 @@ import { bytesIn } from "../config/flags.js";
 import type { TrainConfig } from "../config/schema.js";
 import { formatCount, formatDuration, table, type Ui } from "../ui.js";
 import {
+  checkOut,
   openModel,
   packingFor,
   readData,
@@ -54,6 +57,7 @@ export async function runTrain(config: RunConfig, context: Context): Promise<voi
   const prepared = await prepare(config, context);
   if (config.dryRun) return dryRun(config, prepared, context.ui);
   const { ui, signal } = context;
+  if (methodNamed(config.method).result === "model") await checkOut(prepared.base, config.out);
   await makeDir(config.out);
   await writeFileAtomic(
     joinPath(config.out, "tunesmith.json"),
@@ -86,6 +90,7 @@ export async function runTrain(config: RunConfig, context: Context): Promise<voi
 
 /** Loads model and data, makes rows, applies the method. */
 async function prepare(config: RunConfig, { ui, signal }: Context): Promise<Prepared> {
+  checkEvaluations(config);
   const base = await openModel(config.model, ui, signal);
   const tokenizer = tokenizerOf(base);
   const length = rowLength(base, config.length);
@@ -143,6 +148,21 @@ async function prepare(config: RunConfig, { ui, signal }: Context): Promise<Prep
     ]),
   );
   return prepared;
+}
+
+/** An option that would do nothing is a mistake. Throws `config-invalid`. */
+function checkEvaluations({ patience, evalEvery, validation, validationShare }: RunConfig): void {
+  const option = patience === undefined ? "--eval-every" : "--patience";
+  const nothing = validation === undefined && validationShare === 0;
+  if (nothing && (patience !== undefined || evalEvery > 0)) {
+    throw new TunesmithError("config-invalid", `${option}: there is no validation data to evaluate on`, {
+      fix: "give --validation, or a --validation-share above 0",
+    });
+  }
+  if (patience === undefined || evalEvery > 0) return;
+  throw new TunesmithError("config-invalid", "--patience counts evaluations, and there is only the last", {
+    fix: "give --eval-every, the steps between evaluations",
+  });
 }
 
 async function readRows(
@@ -209,6 +229,8 @@ async function trainWithBar(
 ): Promise<TrainResult> {
   const runDir = config.runDir ?? joinPath(config.out, ".run");
   await makeDir(runDir);
+  if (config.resume && (await listCheckpoints(runDir)).length === 0)
+    ui.note(`there is no checkpoint in ${runDir} to continue from: starting at the beginning`);
   const bar = ui.progress("training", prepared.steps);
   let evaluated = "";
   const options: TrainOptions = {

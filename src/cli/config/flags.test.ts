@@ -46,6 +46,13 @@ test("texts become what the field takes, or stay for the schema to refuse", () =
   expect(parseFlag(of(z.string()), "12")).toBe("12");
 });
 
+test("a verbatim list takes each text as it is", () => {
+  const stop = fieldOf("stop", z.array(z.string()).meta({ verbatim: true }).default([]).describe("ends"));
+  expect(stop).toMatchObject({ verbatim: true, description: "ends" });
+  for (const text of ["\n\n", "a, b", "[end]"]) expect(parseFlag(stop, text)).toEqual([text]);
+  expect(fieldOf("names", z.array(z.string())).verbatim).toBe(false);
+});
+
 test("byte sizes", () => {
   expect(bytesIn("512MB")).toBe(512 * 2 ** 20);
   expect(bytesIn("1.5 GiB")).toBe(1.5 * 2 ** 30);

@@ -10,6 +10,8 @@ export interface Field {
   readonly choices: readonly string[] | undefined;
   readonly fallback: unknown;
   readonly optional: boolean;
+  /** A list of texts whose items may hold anything, commas too: the flag is given once for each. */
+  readonly verbatim: boolean;
 }
 
 interface Definition {
@@ -56,6 +58,7 @@ export function fieldOf(key: string, schema: z.ZodType): Field {
     choices: entries && Object.values(entries),
     fallback,
     optional,
+    verbatim: inner.meta()?.verbatim === true,
   };
 }
 
@@ -86,6 +89,7 @@ export const nameList = (text: string): string | string[] =>
 export function parseFlag(field: Field, text: string): unknown {
   const { kinds } = field;
   const has = (kind: string) => kinds.has(kind);
+  if (field.verbatim) return [text];
   if (/^\s*[[{]/.test(text) && (has("record") || has("array of number"))) return fromJson(text);
   if (has("array of string")) return has("string") ? nameList(text) : parts(text);
   if (has("array of number")) return parts(text).map(number);

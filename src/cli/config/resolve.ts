@@ -64,7 +64,7 @@ function unknownFlag(key: string, fields: ReadonlyMap<string, Field>): Tunesmith
     fix: `near names: ${nearest(flag, known, 3).join(", ")}`,
   });
 }
-const noSchema = { def: { type: "unknown" } } as unknown as z.ZodType;
+const noSchema = { def: { type: "unknown" }, meta: () => undefined } as unknown as z.ZodType;
 
 function reasonOf(issue: z.core.$ZodIssue | undefined, value: unknown): string {
   const shown = JSON.stringify(value);
@@ -73,5 +73,11 @@ function reasonOf(issue: z.core.$ZodIssue | undefined, value: unknown): string {
   return `${shown}: ${text}`;
 }
 
-const fixOf = (field: Field | undefined): string =>
-  field?.choices ? `use one of: ${field.choices.join(", ")}` : (field?.description ?? "see --help");
+function fixOf(field: Field | undefined): string {
+  if (!field) return "see --help";
+  const { choices, fallback, flag, description } = field;
+  if (choices) return `use one of: ${choices.join(", ")}`;
+  return typeof fallback === "number"
+    ? `for example ${flag} ${fallback} (${description})`
+    : `${flag} is: ${description}`;
+}

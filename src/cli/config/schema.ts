@@ -109,7 +109,11 @@ export const generateFlagsSchema = z.strictObject({
     .optional()
     .describe("sample among the likeliest tokens of this total probability"),
   repetitionPenalty: z.number().positive().default(1).describe("above 1: tokens seen before are less likely"),
-  stop: z.array(z.string().min(1)).default([]).describe("texts that end the generation"),
+  stop: z
+    .array(z.string().min(1))
+    .meta({ verbatim: true })
+    .default([])
+    .describe("text that ends the generation, taken as it is; give it again for another"),
   seed: z.number().int().nonnegative().default(0).describe("same seed, same text"),
   threads: runtimeShape.threads,
 });

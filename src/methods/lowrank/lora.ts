@@ -1,4 +1,5 @@
 import { z } from "zod";
+import { TunesmithError } from "../../errors/index.js";
 import { ops, type Value } from "../../graph/index.js";
 import { parseConfig, siteConfigSchema } from "../config.js";
 import type { Adaptation, Method, SiteShape, TensorSpec, TensorValues } from "../method.js";
@@ -52,6 +53,15 @@ function tensors(site: SiteShape, config: LoraConfig): Record<string, TensorSpec
     specs.lora_B0 = { shape: [site.outFeatures, rank], trainable: false, init: init.b };
   }
   if (config.loraBias) {
+    if (site.kind === "embedding") {
+      throw new TunesmithError(
+        "config-invalid",
+        `loraBias: ${site.path} is an embedding, which takes no bias`,
+        {
+          fix: "leave the embedding out of the targets, or train without loraBias, as PEFT demands too",
+        },
+      );
+    }
     specs.lora_bias = {
       shape: [site.outFeatures],
       trainable: true,

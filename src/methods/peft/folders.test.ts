@@ -255,6 +255,21 @@ describe("our own files", () => {
     ]);
   });
 
+  test.each(["all-linear", ".*\\.(q|v)_proj"])(
+    "%s in some layers is written out module by module",
+    async (targets) => {
+      const { model, folder } = await written({ targets, layers: [1] });
+      const config = JSON.parse(readFileSync(join(folder, "adapter_config.json"), "utf8")) as {
+        readonly target_modules: readonly string[];
+      };
+      const sites = [...(model.adapters.get("default")?.sites.keys() ?? [])];
+      expect(config.target_modules).toEqual(sites.toSorted());
+      expect(sites.every((path) => path.startsWith("model.layers.1."))).toBe(true);
+      const loaded = await loadAdapter(model.base, folder);
+      expect(relativeDifference(await probeLogits(loaded), await probeLogits(model))).toBe(0);
+    },
+  );
+
   test("a damaged fingerprint", async () => {
     const { model, folder } = await written();
     await editTensors(folder, () => undefined, { format: "pt", "tunesmith.base_fingerprint": "{" });

@@ -77,7 +77,10 @@ function doubled(path: string, site: AdapterSite): [string, Tensor][] {
   ];
 }
 
-/** `all-linear` and the default are written out, since readers expand them by tables of their own. */
+/**
+ * `all-linear` and the default are written out, since readers expand them by tables of their own; so is an expression
+ * with `layers`, which they refuse.
+ */
 function savedTargets(model: CausalLm, adapter: Adapter): string | readonly string[] {
   const {
     targets = model.defaultTargets,
@@ -87,7 +90,7 @@ function savedTargets(model: CausalLm, adapter: Adapter): string | readonly stri
     modulesToSave,
   } = adapter.adaptation.config;
   const isKeyword = typeof targets === "string" && targets.toLowerCase() === "all-linear";
-  if (!isKeyword) return targets;
+  if (!isKeyword && (typeof targets !== "string" || layers === undefined)) return targets;
   const selection = { targets, exclude, layers, layersPattern, saved: modulesToSave };
   return sitesOf(probeOutputs(model))
     .filter((site) => isTarget(site, selection))
