@@ -1,6 +1,7 @@
 // Tunesmith against PyTorch + PEFT on this machine, side by side in one run: alternating processes, medians, ratios.
-//   npm run bench -- [--json] [--only step,prefix] [--rounds 3]
+//   npm run bench -- [--json] [--only step,prefix] [--update bench/results.json] [--rounds 3]
 // The peer lives in a throw-away Python environment: TUNESMITH_BENCH_PYTHON, or one that is made under .cache/.
+import { existsSync, readFileSync, writeFileSync } from "node:fs";
 import { cpus } from "node:os";
 import { parseArgs } from "node:util";
 import { alternate, makeModels, ours, peer, peerPython } from "./measure.mjs";
@@ -10,6 +11,7 @@ const { values } = parseArgs({
   options: {
     json: { type: "boolean", default: false },
     only: { type: "string" },
+    update: { type: "string" },
     rounds: { type: "string", default: "3" },
   },
 });
@@ -44,6 +46,17 @@ for (const { name, title, run } of sections) {
   for (const row of results[name].rows ?? []) say(formatRow(row));
 }
 const report = { machine: { cpu: cpus()[0]?.model, cores: cpus().length, node: process.version }, results };
+if (values.update) {
+  // Raw reports of single runs stay out of the file; sections that were not run again stay in it.
+  const before = existsSync(values.update) ? JSON.parse(readFileSync(values.update, "utf8")).results : {};
+  const slim = Object.fromEntries(
+    Object.entries(results).map(([name, { reports, ...rest }]) => [name, rest]),
+  );
+  writeFileSync(
+    values.update,
+    `${JSON.stringify({ ...report, results: { ...before, ...slim } }, null, 2)}\n`,
+  );
+}
 if (values.json) console.log(JSON.stringify(report));
 
 function formatRow({ what, ours: mine, peer: theirs, ratio, target, unit = "" }) {

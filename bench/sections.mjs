@@ -72,7 +72,7 @@ function prefixSection({ alternate, ours, peer, rounds, models }) {
     length: 128,
     threads: 2,
     epochs: 3,
-    batches: 8,
+    batches: 16,
     "layers-from": 3,
   };
   const [mine, theirs] = alternate(

@@ -1,4 +1,4 @@
-// Writes bench/results.json (npm run --silent bench -- --json > bench/results.json) as tables into README.md and docs/benchmarks.md.
+// Writes bench/results.json (npm run bench -- --update bench/results.json) as tables into README.md and docs/benchmarks.md.
 import { existsSync, readFileSync } from "node:fs";
 import { fileURLToPath } from "node:url";
 import { sections } from "../bench/sections.mjs";
@@ -8,7 +8,7 @@ const path = fileURLToPath(new URL("../bench/results.json", import.meta.url));
 /** What the README shows; docs/benchmarks.md has everything. */
 const SHORT = ["step", "small", "prefix", "recompute", "loss", "shared", "browser"];
 const NOT_YET =
-  "Not measured on this checkout yet: `npm run --silent bench -- --json > bench/results.json && npm run docs`.";
+  "Not measured on this checkout yet: `npm run bench -- --update bench/results.json && npm run docs`.";
 
 /** The report; npm's own lines before it do no harm. Undefined when there is none. */
 function readReport() {

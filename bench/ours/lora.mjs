@@ -52,7 +52,7 @@ const optimizer = adamw({ lr: number("lr"), weightDecay: 0 });
 const state = optimizer.init(params);
 const session = {
   threads: number("threads"),
-  prepack: values.prepack,
+  ...(values.prepack ? { prepack: true } : {}),
   spin: values.spin,
   // ONNX Runtime writes its profile when a session is released, which must happen in this thread.
   ...(values.profile ? { profile: values.profile } : { worker: true }),

@@ -61,6 +61,12 @@ const constantBytes = (graph: Graph): number =>
     return sum + byteLengthOf(dtype, elementCount(shape as readonly number[]));
   }, 0);
 
+/** The session options of long work: in Node in a worker, so that the event loop stays free; `options` wins. */
+export const longRunning = (options: SessionOptions = {}): SessionOptions => ({
+  worker: ort.workerByDefault,
+  ...options,
+});
+
 /** Finds every constant a place the runtime can map; what has none is read into memory. */
 async function placeConstants(graph: Graph) {
   const external = new Map<Value, ExternalLocation>();

@@ -2,7 +2,7 @@ import { joinPath, makeDir } from "#io";
 import { batches, type LoadedBatch, type Pack, planBatches } from "../data/index.js";
 import { TunesmithError } from "../errors/index.js";
 import type { CausalLm } from "../models/index.js";
-import type { SessionOptions } from "../runtime/index.js";
+import { longRunning, type SessionOptions } from "../runtime/index.js";
 import { type Checkpoint, loadLatest, saveCheckpoint } from "./checkpoint.js";
 import { earlyStopping } from "./early-stopping.js";
 import { createEvaluator, type Evaluation } from "./evaluate.js";
@@ -47,6 +47,7 @@ export interface TrainOptions {
   readonly saveEvery?: number;
   /** Stop after so many evaluations without improvement, and restore the best. Default: never. */
   readonly patience?: number;
+  /** Default in Node: sessions in a worker, so that the event loop stays free. */
   readonly session?: SessionOptions;
   readonly chunkRows?: number;
   readonly recompute?: boolean;
@@ -119,7 +120,7 @@ interface Run {
  * ```
  */
 export async function train(model: CausalLm, given: TrainOptions): Promise<TrainResult> {
-  const options = { ...given, padId: knownPadId(model, given.padId) };
+  const options = { ...given, padId: knownPadId(model, given.padId), session: longRunning(given.session) };
   const run = startRun(model, options);
   const resumed = options.runDir && options.resume ? await resume(run, options) : undefined;
   if (options.runDir) await makeDir(options.runDir);

@@ -10,6 +10,7 @@ import { externalBytes, placeConstant } from "./web-constants.js";
 import { openSession, type WebBackend, type WebSettings } from "./web-session.js";
 
 export const defaultBackend: Backend = "wasm";
+export const workerByDefault = false;
 
 /** Constants wait where they are and are copied into the runtime's memory once per session. */
 export async function place(data: Tensor | TensorRef): Promise<ExternalLocation | undefined> {

@@ -11,6 +11,7 @@ import type { Backend, ExternalLocation, RawSession, SessionOptions, TensorMap }
 import { type WorkerClient, workerClient } from "./worker-client.js";
 
 export const defaultBackend: Backend = "cpu";
+export const workerByDefault = true;
 
 /** Below this a constant travels inside the model bytes. */
 const INLINE_BYTES = 16 * 1024;

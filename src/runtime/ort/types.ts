@@ -54,6 +54,8 @@ export interface ExternalData {
 /** What the Node and the browser side each provide; imported as `#ort`. */
 export interface OrtSeam {
   readonly defaultBackend: Backend;
+  /** Whether long work goes to a worker unasked: in a page that takes a bundled worker script, so not there. */
+  readonly workerByDefault: boolean;
   /** Puts a constant where the runtime can map it; undefined: keep it inside the model bytes. */
   place(data: Tensor | TensorRef): Promise<ExternalLocation | undefined>;
   load(model: Uint8Array, locations: ReadonlySet<string>, options: SessionOptions): Promise<RawSession>;
