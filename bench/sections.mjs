@@ -1,6 +1,5 @@
 // What is measured. Each section returns rows {what, ours, peer, ratio, target, unit}.
 import { join } from "node:path";
-import { browserReports } from "./browser/run.mjs";
 import { median, withScratch } from "./measure.mjs";
 
 const of = (key) => (reports) => median(reports.map((report) => report[key]));
@@ -155,6 +154,8 @@ function sharedSection({ ours, models }) {
 /** The shipped model's adapter trained in Chromium, two WASM threads each; steps alternate between the libraries. */
 async function browserSection({ rounds, say }) {
   const shape = { steps: 12, batch: 4, length: 128 };
+  // Loaded here only: it needs the built library, and the documents read titles from this file without it.
+  const { browserReports } = await import("./browser/run.mjs");
   const { reports, parameters, versions } = await browserReports({ say, rounds, ...shape });
   const { tunesmith, ...peers } = reports;
   const stepSeconds = (library) => median(library.flatMap(({ seconds }) => seconds));
