@@ -6,10 +6,13 @@ export interface Context {
   readonly ui: Ui;
   /** Aborted by Ctrl-C; a second Ctrl-C ends the process at once. */
   readonly signal: AbortSignal;
+  /** Where each option came from: `--rank`, `run.yaml:3`, `default`. */
+  readonly origins: Readonly<Record<string, string>>;
 }
 
 /** A command: its schema gives flags, help and checks; `run` only calls the library and prints. */
 export interface Command<S extends z.ZodObject = z.ZodObject> {
+  /** One word, or a group and a word: `runs list`. */
   readonly name: string;
   readonly summary: string;
   /** Options that may also come from a file (`--config`). */

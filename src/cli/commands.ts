@@ -1,4 +1,5 @@
 import { type Command, command } from "./command.js";
+import { configExplainSchema, configShowSchema } from "./config/inspection.js";
 import {
   allMethodOptions,
   evalSchema,
@@ -78,5 +79,22 @@ export const commands: readonly Command[] = [
     schema: methodsSchema,
     example: "tunesmith methods --json",
     run: async (_, context) => (await import("./commands/methods.js")).runMethods(context),
+  }),
+  command({
+    name: "config show",
+    summary: "a configuration file as it is resolved: extended files, defaults, where each value is set",
+    schema: configShowSchema,
+    positional: "file",
+    example: "tunesmith config show run.yaml --set rank=16",
+    run: async (options, context) => (await import("./commands/config.js")).runConfigShow(options, context),
+  }),
+  command({
+    name: "config explain",
+    summary: "what a key of a configuration means: type, default, flag, methods, where it is set",
+    schema: configExplainSchema,
+    positional: "key",
+    example: "tunesmith config explain rank --file run.yaml",
+    run: async (options, context) =>
+      (await import("./commands/config.js")).runConfigExplain(options, context),
   }),
 ];

@@ -54,6 +54,8 @@ function withCauses(error: Error): string {
 
 /** `error: unknown option '--rnak'\n(Did you mean --rank?)` in our own form. */
 function fromCommander(error: CommanderError): string {
+  if (error.code === "commander.help")
+    return "error[config-invalid]: a command is missing\n  fix: add one of the commands above";
   const [first = "", hint] = error.message.split("\n");
   const message = first.replace(/^error: /, "");
   const fix = hint ? hint.replace(/^\(|\)$/g, "").replace(/^Did/, "did") : "see --help";

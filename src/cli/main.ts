@@ -2,7 +2,8 @@ import { readFileSync } from "node:fs";
 import { TunesmithError } from "../errors/index.js";
 import { commands } from "./commands.js";
 import { readConfigFile } from "./config/file.js";
-import { resolveOptions } from "./config/resolve.js";
+import { parseOverrides } from "./config/merge.js";
+import { givenValues, originsOf, resolveOptions } from "./config/resolve.js";
 import { describeError, errorObject, exitCodeOf } from "./errors.js";
 import { type Call, createProgram } from "./program.js";
 import { progress } from "./progress.js";
@@ -13,10 +14,11 @@ const version = (): string => {
   return (JSON.parse(file) as { version: string }).version;
 };
 
-async function runCall({ command, flags, config, json }: Call): Promise<void> {
-  const file = config === undefined ? undefined : { path: config, values: await readConfigFile(config) };
-  const schema = command.schemaFor?.({ ...file?.values, ...flags }) ?? command.schema;
-  const options = resolveOptions(schema, { flags, file });
+async function runCall({ command, flags, config, set, json }: Call): Promise<void> {
+  const file = config === undefined ? undefined : await readConfigFile(config);
+  const given = { flags, file, set: parseOverrides(set) };
+  const schema = command.schemaFor?.(givenValues(given)) ?? command.schema;
+  const options = resolveOptions(schema, given);
   const controller = new AbortController();
   const interrupt = (signal: NodeJS.Signals) => {
     if (controller.signal.aborted) {
@@ -31,7 +33,11 @@ async function runCall({ command, flags, config, json }: Call): Promise<void> {
   process.on("SIGINT", interrupt);
   process.on("SIGTERM", interrupt);
   try {
-    await command.run(options, { ui: createUi({ json, progress }), signal: controller.signal });
+    await command.run(options, {
+      ui: createUi({ json, progress }),
+      signal: controller.signal,
+      origins: originsOf(options, given),
+    });
   } catch (error) {
     // What was stopped on purpose may fail in its own way; it is still a stop.
     if (!controller.signal.aborted || (error instanceof TunesmithError && error.code === "cancelled"))

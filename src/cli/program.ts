@@ -8,6 +8,8 @@ export interface Call {
   readonly command: Command;
   readonly flags: Readonly<Record<string, unknown>>;
   readonly config: string | undefined;
+  /** `key=value` texts of `--set`. */
+  readonly set: readonly string[];
   readonly json: boolean;
   readonly debug: boolean;
 }
@@ -29,23 +31,49 @@ export function createProgram(
   return program;
 }
 
+/** What commands of two words have in common: `runs list`, `runs show`. */
+const groups: Readonly<Record<string, string>> = {
+  runs: "past runs: list, compare, plot, export",
+  config: "configuration files: what they mean and where each value comes from",
+};
+
+/** The group of a command of two words; its help is shown when nothing follows it. */
+function groupOf(program: Commander, name: string): Commander {
+  const known = program.commands.find((group) => group.name() === name);
+  if (known) return known;
+  return program
+    .command(name)
+    .description(groups[name] ?? "")
+    .helpCommand(false)
+    .configureOutput({ writeErr: (text) => process.stdout.write(text), outputError: () => {} });
+}
+
 function addCommand(program: Commander, command: Command, onCall: (call: Call) => Promise<void>): void {
-  const sub = program.command(command.name).description(command.summary);
+  const [first = "", second] = command.name.split(" ");
+  const parent = second === undefined ? program : groupOf(program, first);
+  const sub = parent.command(second ?? first).description(command.summary);
+  sub.configureOutput({ writeErr: () => {} });
   const own = Object.entries(command.schema.shape).map(([key, part]) => fieldOf(key, part as z.ZodType));
   const extra = Object.entries(command.extra ?? {}).map(([key, part]) => fieldOf(key, part));
   const fields = [...own, ...extra];
   const positional = fields.find(({ key }) => key === command.positional);
-  if (positional) sub.argument(`[${positional.key}]`, positional.description);
+  const several = positional?.kinds.has("array of string");
+  if (positional) sub.argument(`[${positional.key}${several ? "..." : ""}]`, positional.description);
   for (const field of own) sub.addOption(optionOf(field));
   for (const field of extra) sub.addOption(optionOf(field).helpGroup("Options of methods:"));
-  if (command.configFile) sub.option("--config <file>", "YAML or JSON file with any of these options");
+  if (command.configFile) {
+    sub.option("--config <file>", "YAML or JSON file with any of these options");
+    const several = (text: string, before: readonly string[] = []) => [...before, text];
+    sub.option("--set <key=value>", "an option as a configuration file writes it; may be repeated", several);
+  }
   sub.option("--json", "print one JSON object as the last line of stdout");
   sub.option("--debug", "print where an error came from");
   sub.addHelpText("after", `\nExample:\n  ${command.example}`);
   sub.action(async () => {
     const options = sub.opts();
     const flags: Record<string, unknown> = {};
-    if (positional && sub.args[0] !== undefined) flags[positional.key] = parseFlag(positional, sub.args[0]);
+    if (positional && sub.args[0] !== undefined)
+      flags[positional.key] = several ? sub.args : parseFlag(positional, sub.args[0]);
     for (const field of fields) {
       const raw: unknown = options[field.key];
       // A flag that was given several times is a list of texts already.
@@ -55,6 +83,7 @@ function addCommand(program: Commander, command: Command, onCall: (call: Call) =
       command,
       flags,
       config: options.config as string | undefined,
+      set: (options.set ?? []) as readonly string[],
       json: options.json === true,
       debug: options.debug === true,
     });

@@ -10,7 +10,7 @@ import { configJsonSchema, runSchema, trainSchema } from "./schema.js";
 
 const schema = runSchema("lora");
 const needed = { model: "m", data: "d", out: "o" };
-const file = (values: Record<string, unknown>) => ({ path: "run.yaml", values });
+const file = (values: Record<string, unknown>) => ({ path: "run.yaml", values, places: {} });
 
 test("flags win over the file, the file over defaults", () => {
   const options = resolveOptions(schema, {
@@ -66,11 +66,9 @@ test("configuration files are YAML or JSON mappings", async () => {
     writeFileSync(join(folder, name), text);
     return join(folder, name);
   };
-  expect(await readConfigFile(write("a.yaml", "rank: 8\ntargets: [q_proj]\n"))).toEqual({
-    rank: 8,
-    targets: ["q_proj"],
-  });
-  expect(await readConfigFile(write("a.json", '{"rank": 8}'))).toEqual({ rank: 8 });
+  const yaml = await readConfigFile(write("a.yaml", "rank: 8\ntargets: [q_proj]\n"));
+  expect(yaml.values).toEqual({ rank: 8, targets: ["q_proj"] });
+  expect((await readConfigFile(write("a.json", '{"rank": 8}'))).values).toEqual({ rank: 8 });
   const broken = write("b.yaml", "rank: [8\n");
   await expect(readConfigFile(broken)).rejects.toMatchObject({ code: "config-invalid" });
   await expect(readConfigFile(write("c.yaml", "- 1\n"))).rejects.toThrow(/does not hold a mapping/);

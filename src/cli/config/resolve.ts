@@ -1,28 +1,60 @@
 import type { z } from "zod";
 import { TunesmithError } from "../../errors/index.js";
 import { nearest } from "../../models/index.js";
+import type { ConfigFile } from "./file.js";
 import { type Field, fieldOf, nameList } from "./flags.js";
+import { type Mapping, mergeMappings } from "./merge.js";
 
 /** Options as they were given, and where. */
 export interface Given {
-  readonly flags: Readonly<Record<string, unknown>>;
-  readonly file?: { readonly path: string; readonly values: Readonly<Record<string, unknown>> } | undefined;
+  readonly flags: Mapping;
+  /** What `--set` gives. */
+  readonly set?: Mapping;
+  readonly file?: ConfigFile | undefined;
 }
 
+/** Everything that was given as one mapping, unchecked: flags win over `--set`, that over the file. */
+export const givenValues = ({ flags, set = {}, file }: Given): Mapping => ({
+  ...mergeMappings(file?.values ?? {}, set),
+  ...flags,
+});
+
+/** Where the value of each option of a resolved configuration came from: `--rank`, `--set`, `run.yaml:3`, `default`. */
+export function originsOf(options: Mapping, given: Given): Record<string, string> {
+  const origin = (key: string) => {
+    if (Object.hasOwn(given.flags, key)) return fieldOf(key, noSchema).flag;
+    const inFile = given.file && Object.hasOwn(given.file.values, key) ? given.file.places[key] : undefined;
+    if (!Object.hasOwn(given.set ?? {}, key)) return inFile ?? "default";
+    // Only a mapping is changed by parts; anything else is replaced.
+    const both = inFile !== undefined && isMergedBy(given, key);
+    return both ? `${inFile}, --set` : "--set";
+  };
+  const keys = Object.keys(options).filter((key) => options[key] !== undefined);
+  return Object.fromEntries(keys.map((key) => [key, origin(key)]));
+}
+
+const isMergedBy = ({ file, set }: Given, key: string): boolean =>
+  [file?.values[key], set?.[key]].every(
+    (value) => typeof value === "object" && value !== null && !Array.isArray(value),
+  );
+
 /**
- * File and flags together, checked; flags win. Throws `config-invalid` naming the flag or the file's key: for unknown
+ * File, `--set` and flags together, checked; flags win. Throws `config-invalid` naming the flag or the file's key: for unknown
  * keys (with near names), missing and wrong values.
  */
-export function resolveOptions<S extends z.ZodObject>(schema: S, { flags, file }: Given): z.output<S> {
+export function resolveOptions<S extends z.ZodObject>(schema: S, given: Given): z.output<S> {
+  const { flags, set = {}, file } = given;
   const fields = new Map(
     Object.entries(schema.shape).map(([key, part]) => [key, fieldOf(key, part as z.ZodType)] as const),
   );
   if (file) checkKeys(file.path, Object.keys(file.values), fields);
+  checkKeys("--set", Object.keys(set), fields);
+  checkTwice(given);
   for (const key of Object.keys(flags)) {
     if (!fields.has(key)) throw unknownFlag(key, fields);
   }
   const values = Object.fromEntries(
-    Object.entries({ ...file?.values, ...flags })
+    Object.entries(givenValues(given))
       .filter(([key]) => key !== "$schema")
       .map(([key, value]) => [key, normal(fields.get(key), value)]),
   );
@@ -31,7 +63,7 @@ export function resolveOptions<S extends z.ZodObject>(schema: S, { flags, file }
   const [issue] = parsed.error.issues;
   const key = String(issue?.path[0] ?? "");
   const field = fields.get(key);
-  const place = key in flags || !file || !(key in file.values) ? field?.flag : `${file.path}: ${key}`;
+  const place = placeOf(given, key) ?? field?.flag;
   if (!(key in values)) {
     throw new TunesmithError("config-invalid", `${field?.flag ?? key} is missing`, {
       fix: `give ${field?.flag ?? key}: ${field?.description}`,
@@ -40,6 +72,23 @@ export function resolveOptions<S extends z.ZodObject>(schema: S, { flags, file }
   const inner = issue?.path.slice(1).join(".");
   const message = `${place}${inner ? ` (${inner})` : ""}: ${reasonOf(issue, values[key])}`;
   throw new TunesmithError("config-invalid", message, { fix: fixOf(field) });
+}
+
+/** A key in a file or in `--set`; undefined for flags. */
+function placeOf({ flags, set = {}, file }: Given, key: string): string | undefined {
+  if (Object.hasOwn(flags, key)) return undefined;
+  if (Object.hasOwn(set, key)) return `--set ${key}`;
+  if (!file || !Object.hasOwn(file.values, key)) return undefined;
+  return `${file.places[key]?.replace(/:\d+$/, "") ?? file.path}: ${key}`;
+}
+
+function checkTwice({ flags, set = {} }: Given): void {
+  const twice = Object.keys(set).find((key) => Object.hasOwn(flags, key));
+  if (twice === undefined) return;
+  const { flag } = fieldOf(twice, noSchema);
+  throw new TunesmithError("config-invalid", `${twice} is given twice: ${flag} and --set ${twice}`, {
+    fix: "leave one of them out",
+  });
 }
 
 /** A list written as one text means the same in a file as on the command line. */

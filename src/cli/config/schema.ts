@@ -174,11 +174,16 @@ export const runSchema = (method: string): z.ZodObject =>
 export const allMethodOptions = (): Record<string, z.ZodType> =>
   Object.assign({}, ...methodNames.map((name) => methodNamed(name).options.shape));
 
+const extendsSchema = {
+  description: "configuration files to start from, relative to this one; later ones win, this file over all",
+  anyOf: [{ type: "string" }, { type: "array", items: { type: "string" } }],
+};
+
 /** The published schema of configuration files: one alternative per method. */
 export function configJsonSchema(): Record<string, unknown> {
   const alternatives = methodNames.map((name) => {
     const { $schema: _, ...rest } = z.toJSONSchema(runSchema(name).partial(), { io: "input" });
-    const properties = { $schema: { type: "string" }, ...rest.properties };
+    const properties = { $schema: { type: "string" }, extends: extendsSchema, ...rest.properties };
     return name === methodNames[0] ? { ...rest, properties } : { ...rest, properties, required: ["method"] };
   });
   return {
