@@ -1,109 +1,79 @@
+import { dimAdd, dimMul } from "../dims.js";
 import { floatAttr, intAttr, intsAttr } from "../infer/types.js";
 import * as ops from "../ops/index.js";
 import type { Dim, Node, Value } from "../types.js";
-import { staticLengths, unsupported } from "./helpers.js";
-import { mergeHeads, positionsOf, rotate, splitHeads } from "./rotary.js";
+import { attend, causal, headSize, join, repeatHeads } from "./attend.js";
+import { refuse, staticLengths, unsupported } from "./helpers.js";
+import { mergeHeads, positionsOf, splitHeads } from "./rotary.js";
 import type { Decomposition, DecompositionTable } from "./types.js";
 
-/** Stands for -inf: finite, so that a fully masked row gives no NaN in the gradient. */
-const MASKED = -1e30;
 /** What the kernels of com.microsoft add where a padding mask is 0. */
 const FILTER = -10000;
 
-interface Scores {
-  readonly scale: number;
-  readonly softcap?: number;
-  /** Added to the scores, broadcastable to `[batch, heads, length, total]`. */
-  readonly bias?: readonly (Value | undefined)[];
-  /** True where a query may look, broadcastable likewise. */
-  readonly allowed?: readonly (Value | undefined)[];
-}
-
-/** softmax(q·kᵀ·scale + bias)·v over `[batch, heads, length, size]`. */
-function attend(
-  q: Value,
-  k: Value,
-  v: Value,
-  { scale, softcap = 0, bias = [], allowed = [] }: Scores,
-): Value {
-  let scores = ops.mul(ops.matmul(q, ops.transposeLast(k)), scale);
-  if (softcap > 0) scores = ops.mul(ops.tanh(ops.div(scores, softcap)), softcap);
-  for (const term of bias) if (term) scores = ops.add(scores, term);
-  for (const mask of allowed) if (mask) scores = ops.where(mask, scores, MASKED);
-  return ops.matmul(ops.softmax(scores), v);
-}
-
-/** `[length, total]`: key j is not behind query i (and, with a window, at most that far back). */
-function causal(
-  length: Dim,
-  total: Dim,
-  like: readonly [Value, Value],
-  options: { past: boolean; window?: number },
-): Value {
-  const columns = ops.unsqueeze(positionsOf(total, like[1]), 0);
-  let rows = ops.unsqueeze(positionsOf(length, like[0]), 1);
-  if (options.past) {
-    // The queries are the last ones: the offset is total - length.
-    const count = (value: Value) => ops.gather(ops.shapeOf(value), ops.scalar(2, "int64"));
-    rows = ops.add(rows, ops.sub(count(like[1]), count(like[0])));
-  }
-  const past = ops.lessOrEqual(columns, rows);
-  const { window = 0 } = options;
-  return window > 0 ? ops.and(past, ops.greater(columns, ops.sub(rows, window))) : past;
-}
-
-/** Every key/value head serves `times` neighbouring query heads. */
-function repeatHeads(x: Value, times: number): Value {
-  if (times === 1) return x;
-  const [batch, heads, length, size] = x.shape as [Dim, number, Dim, Dim];
-  const wide = ops.expand(ops.unsqueeze(x, 2), [batch, heads, times, length, size], [x]);
-  return ops.reshape(wide, [batch, heads * times, length, size], [x]);
-}
-
-const headSize = (x: Value): number => Number(x.shape.at(-1));
-const join = (past: Value | undefined, now: Value): Value => (past ? ops.concat([past, now], 2) : now);
-
 const onnxAttention: Decomposition = (inputs, node) => {
-  const [query, key, value, mask, pastKey, pastValue] = inputs as [
+  const [query, key, value, mask, pastKey, pastValue, lengths] = inputs as [
     Value,
     Value,
     Value,
     ...(Value | undefined)[],
   ];
+  const oneSided = intAttr(node.attrs, "is_causal", 0) !== 0;
+  if (oneSided && lengths) throw unsupported(node, "is_causal", "1 with nonpad_kv_seqlen");
+  for (const side of ["left_window_size", "right_window_size"])
+    if (intAttr(node.attrs, side, -1) >= 0) throw unsupported(node, side, intAttr(node.attrs, side, -1));
   const flat = query.shape.length === 3;
   const heads = (x: Value, name: string) => (flat ? splitHeads(x, intAttr(node.attrs, name, 1)) : x);
   const q = heads(query, "q_num_heads");
   const k = join(pastKey, heads(key, "kv_num_heads"));
   const v = join(pastValue, heads(value, "kv_num_heads"));
   const times = Number(q.shape[1]) / Number(k.shape[1]);
-  const look =
-    intAttr(node.attrs, "is_causal", 0) !== 0
-      ? causal(q.shape[2] as Dim, k.shape[2] as Dim, [q, k], { past: pastKey !== undefined })
-      : undefined;
+  const look = oneSided
+    ? causal(q.shape[2] as Dim, k.shape[2] as Dim, [q, k], { past: pastKey !== undefined })
+    : undefined;
+  const filled = lengths && ops.unsqueeze(within(k.shape[2] as Dim, k, lengths), 1, 2);
   const y = attend(q, repeatHeads(k, times), repeatHeads(v, times), {
     scale: floatAttr(node.attrs, "scale", 1 / Math.sqrt(headSize(q))),
     softcap: floatAttr(node.attrs, "softcap", 0),
     bias: [mask?.dtype === "bool" ? undefined : mask],
-    allowed: [look, mask?.dtype === "bool" ? mask : undefined],
+    allowed: [look, mask?.dtype === "bool" ? mask : undefined, filled],
   });
   return [flat ? mergeHeads(y) : y, k, v];
 };
 
-/** A padding mask `[batch, total]` of 0 and 1, or lengths `[batch]`, as a term of the scores. */
-function padding(mask: Value | undefined, total: Dim, like: Value, node: Node): Value | undefined {
+/** `[batch, total]`: positions before each row's length. */
+const within = (total: Dim, like: Value, lengths: Value): Value =>
+  ops.less(ops.unsqueeze(positionsOf(total, like), 0), ops.unsqueeze(ops.cast(lengths, "int64"), 1));
+
+/**
+ * A padding mask as a term of the scores. Forms: `[batch, total]` or `[batch, length, total]` of 0 and 1; lengths
+ * `[batch]`; ends, then starts `[2·batch]`; key lengths, then running sums `[3·batch + 2]`; a square
+ * `[batch, 1, most, most]` of which the rows behind the cache are used.
+ */
+function padding(mask: Value | undefined, q: Value, k: Value, node: Node): Value | undefined {
   if (!mask) return undefined;
-  const rank = mask.shape.length;
-  if (rank > 2)
-    throw unsupported(node, "mask of rank", rank, "give it as [batch, total] or as an additive bias");
-  const kept =
-    rank === 2
-      ? ops.greater(mask, 0)
-      : ops.less(ops.unsqueeze(positionsOf(total, like), 0), ops.unsqueeze(ops.cast(mask, "int64"), 1));
-  const term = ops.mul(
-    ops.cast(ops.not(kept), like.dtype),
-    floatAttr(node.attrs, "mask_filter_value", FILTER),
-  );
-  return ops.unsqueeze(term, 1, 2);
+  const kept = keptKeys(mask, q, k, node);
+  return ops.mul(ops.cast(ops.not(kept), k.dtype), floatAttr(node.attrs, "mask_filter_value", FILTER));
+}
+
+function keptKeys(mask: Value, q: Value, k: Value, node: Node): Value {
+  const [batch, total] = [k.shape[0] as Dim, k.shape[2] as Dim];
+  if (mask.shape.length === 2) return ops.unsqueeze(ops.greater(mask, 0), 1, 2);
+  if (mask.shape.length === 3) return ops.unsqueeze(ops.greater(mask, 0), 1);
+  if (mask.shape.length === 4) {
+    const [length, columns] = staticLengths(node, [q.shape[2] as Dim, total], "lengths") as [number, number];
+    const rows = ops.slice(mask, 2, columns - length, columns);
+    return ops.greater(ops.slice(rows, 3, 0, columns), 0);
+  }
+  const [count] = mask.shape;
+  if (count === dimMul(batch, 2) && count !== batch) {
+    const [size] = staticLengths(node, [batch], "the batch") as [number];
+    const [ends, starts] = ops.split(mask, [size, size], 0) as [Value, Value];
+    const inside = ops.and(within(total, k, ends), ops.not(within(total, k, starts)));
+    return ops.unsqueeze(inside, 1, 2);
+  }
+  const packed = count !== batch && count === dimAdd(dimMul(batch, 3), 2);
+  const lengths = packed ? ops.slice(mask, 0, 0, Number(batch)) : mask;
+  return ops.unsqueeze(within(total, k, lengths), 1, 2);
 }
 
 const scaleOf = (node: Node, q: Value) => floatAttr(node.attrs, "scale", 0) || 1 / Math.sqrt(headSize(q));
@@ -112,30 +82,37 @@ const oneWay = (node: Node, q: Value, k: Value, past: boolean) =>
     ? causal(q.shape[2] as Dim, k.shape[2] as Dim, [q, k], { past })
     : undefined;
 
-const multiHead: Decomposition = (inputs, node) => {
-  const [query, key, value, bias, mask, attentionBias, pastKey, pastValue] = inputs as [
-    Value,
-    ...(Value | undefined)[],
-  ];
-  if (query.shape.length !== 3 || !key || !value)
-    throw unsupported(node, "layout", "packed projections", "split query, key and value");
+/** Query, key and value as `[batch, heads, length, size]`, biases added, from any of the layouts. */
+function projections(inputs: readonly (Value | undefined)[], node: Node): readonly [Value, Value, Value] {
+  const [query, key, value, bias] = inputs as [Value, ...(Value | undefined)[]];
   const heads = intAttr(node.attrs, "num_heads", 1);
-  const widths = staticLengths(
-    node,
-    [query, key, value].map((x) =>
-      x.shape.length === 4 ? Number(x.shape[1]) * headSize(x) : (x.shape[2] as Dim),
-    ),
-    "widths",
-  );
-  const [bq, bk, bv] = bias ? ops.split(bias, widths, 0) : [];
-  const project = (x: Value, b: Value | undefined) =>
-    x.shape.length === 4 ? x : splitHeads(b ? ops.add(x, b) : x, heads);
-  const q = project(query, bq);
-  const k = join(pastKey, project(key, bk));
-  const v = join(pastValue, project(value, bv));
+  const parts = [query, key, value].flatMap((x) => (x ? unpack(x) : []));
+  if (parts.length !== 3) throw unsupported(node, "layout", `${parts.length} of query, key and value`);
+  const width = (x: Value): Dim =>
+    x.shape.length === 4 ? dimMul(heads, x.shape[3] as Dim) : (x.shape[2] as Dim);
+  const biases = bias ? ops.split(bias, staticLengths(node, parts.map(width), "widths"), 0) : [];
+  const cached = query.shape.length === 3 && key?.shape.length === 4;
+  return parts.map((x, at) => {
+    if (at > 0 && cached) return x;
+    const flat = x.shape.length === 4 ? ops.reshape(x, [...x.shape.slice(0, 2), width(x)], [x]) : x;
+    return splitHeads(biases[at] ? ops.add(flat, biases[at]) : flat, heads);
+  }) as unknown as [Value, Value, Value];
+}
+
+/** `[batch, length, heads, n, size]` as n values of `[batch, length, heads, size]`. */
+const unpack = (x: Value): readonly Value[] =>
+  x.shape.length === 5
+    ? ops.split(x, Array<number>(Number(x.shape[3])).fill(1), 3).map((part) => ops.squeeze(part, 3))
+    : [x];
+
+const multiHead: Decomposition = (inputs, node) => {
+  const [, , , , mask, attentionBias, pastKey, pastValue, pastLength, beams] = inputs;
+  refuse(node, { past_sequence_length: pastLength, cache_indirection: beams });
+  const [q, newK, newV] = projections(inputs, node);
+  const [k, v] = [join(pastKey, newK), join(pastValue, newV)];
   const y = attend(q, k, v, {
     scale: scaleOf(node, q),
-    bias: [attentionBias, padding(mask, k.shape[2] as Dim, k, node)],
+    bias: [attentionBias, padding(mask, q, k, node)],
     allowed: [oneWay(node, q, k, pastKey !== undefined)],
   });
   return [mergeHeads(y), k, v];
@@ -143,7 +120,13 @@ const multiHead: Decomposition = (inputs, node) => {
 
 /** com.microsoft.Attention: the projections are part of the node; past and present are `[2, batch, heads, length, size]`. */
 const packedAttention: Decomposition = (inputs, node) => {
-  const [x, weights, bias, mask, past, attentionBias] = inputs as [Value, Value, ...(Value | undefined)[]];
+  const [x, weights, bias, mask, past, attentionBias, pastLength] = inputs as [
+    Value,
+    Value,
+    ...(Value | undefined)[],
+  ];
+  refuse(node, { past_sequence_length: pastLength });
+  if (intAttr(node.attrs, "do_rotary", 0) !== 0) throw unsupported(node, "do_rotary", 1);
   const heads = intAttr(node.attrs, "num_heads", 1);
   const width = staticLengths(node, [weights.shape[1] as Dim], "the width")[0] as number;
   const projected = ops.matmul(x, weights);
@@ -155,55 +138,16 @@ const packedAttention: Decomposition = (inputs, node) => {
   const [k, v] = [join(half(0), newK), join(half(1), newV)];
   const y = attend(q, k, v, {
     scale: scaleOf(node, q),
-    bias: [attentionBias, padding(mask, k.shape[2] as Dim, k, node)],
+    bias: [attentionBias, padding(mask, q, k, node)],
     allowed: [oneWay(node, q, k, past !== undefined)],
   });
   if (node.outputs.length < 2) return [mergeHeads(y)];
   return [mergeHeads(y), ops.concat([ops.unsqueeze(k, 0), ops.unsqueeze(v, 0)], 0)];
 };
 
-/** Without a cache: positions from 0, causal. Rows behind a sequence's length hold values that no loss should read. */
-const groupQuery: Decomposition = (inputs, node) => {
-  const [query, key, value, past, , , , cos, sin, ids, attentionBias, sink] = inputs as [
-    Value,
-    ...(Value | undefined)[],
-  ];
-  if (past && past.shape[2] !== 0)
-    throw unsupported(node, "past_key", "given", "drop the cache inputs before training");
-  if (sink) throw unsupported(node, "head_sink", "given");
-  const [heads, groups] = [intAttr(node.attrs, "num_heads", 1), intAttr(node.attrs, "kv_num_heads", 1)];
-  const width = staticLengths(node, [query.shape[2] as Dim], "the width")[0] as number;
-  const size = key ? width / heads : width / (heads + 2 * groups);
-  const parts =
-    key && value ? [query, key, value] : ops.split(query, [heads * size, groups * size, groups * size], -1);
-  let [q, k, v] = parts.map((part, at) => splitHeads(part, at === 0 ? heads : groups)) as [
-    Value,
-    Value,
-    Value,
-  ];
-  if (intAttr(node.attrs, "do_rotary", 0) !== 0 && cos && sin) {
-    const positions = ids ?? positionsOf(q.shape[2] as Dim, q);
-    const angles = [cos, sin].map((cache) => {
-      const rows = ops.gather(cache, positions);
-      return ids ? ops.unsqueeze(rows, 1) : rows;
-    }) as [Value, Value];
-    const interleaved = intAttr(node.attrs, "rotary_interleaved", 0) !== 0;
-    const turn = (x: Value) => rotate(x, ...angles, 2 * headSize(cos), interleaved);
-    [q, k] = [turn(q), turn(k)];
-  }
-  const window = intAttr(node.attrs, "local_window_size", -1);
-  const y = attend(q, repeatHeads(k, heads / groups), repeatHeads(v, heads / groups), {
-    scale: scaleOf(node, q),
-    softcap: floatAttr(node.attrs, "softcap", 0),
-    bias: [attentionBias],
-    allowed: [causal(q.shape[2] as Dim, k.shape[2] as Dim, [q, k], { past: false, window })],
-  });
-  return [mergeHeads(y), k, v];
-};
-
-/** Sum of word, position and segment embeddings, normalised; the third output is the sum. */
+/** Sum of word, position and segment embeddings, normalised; then the number of tokens per row, and the sum. */
 const embedNorm: Decomposition = (inputs, node) => {
-  const [ids, segments, words, positions, segmentTable, gamma, beta, , positionIds] = inputs as [
+  const [ids, segments, words, positions, segmentTable, gamma, beta, mask, positionIds] = inputs as [
     Value,
     ...(Value | undefined)[],
   ];
@@ -211,13 +155,15 @@ const embedNorm: Decomposition = (inputs, node) => {
   const parts = [ops.gather(words as Value, ids), ops.gather(positions as Value, places)];
   if (segments && segmentTable) parts.push(ops.gather(segmentTable, segments));
   const sum = parts.reduce((a, b) => ops.add(a, b));
-  return [ops.layerNorm(sum, gamma as Value, beta, floatAttr(node.attrs, "epsilon", 1e-12)), undefined, sum];
+  const tokens = mask
+    ? ops.reduceSum(ops.cast(ops.equal(mask, 1), "int32"), [1], false)
+    : ops.full([ids.shape[0] as Dim], 0, "int32", [ids]);
+  return [ops.layerNorm(sum, gamma as Value, beta, floatAttr(node.attrs, "epsilon", 1e-12)), tokens, sum];
 };
 
 export const attentions: DecompositionTable = {
   Attention: onnxAttention,
   "com.microsoft.Attention": packedAttention,
   "com.microsoft.MultiHeadAttention": multiHead,
-  "com.microsoft.GroupQueryAttention": groupQuery,
   "com.microsoft.EmbedLayerNormalization": embedNorm,
 };

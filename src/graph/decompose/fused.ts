@@ -71,6 +71,7 @@ const compress: Decomposition = ([x, condition], node) => {
 
 export const fused: DecompositionTable = {
   "com.microsoft.FusedMatMul": fusedMatMul,
+  "com.microsoft.TransposeMatMul": fusedMatMul,
   "com.microsoft.Gelu": ([x]) => [ops.gelu(x as Value)],
   "com.microsoft.BiasGelu": ([x, bias]) => [ops.gelu(withBias(x as Value, bias))],
   "com.microsoft.FastGelu": ([x, bias]) => [ops.gelu(withBias(x as Value, bias), "tanh")],

@@ -38,3 +38,8 @@ export function unsupported(node: Node, attribute: string, value: unknown, fix?:
     },
   );
 }
+
+/** Throws `attribute-unsupported` for the first of these optional inputs that is given. */
+export function refuse(node: Node, optional: Readonly<Record<string, Value | undefined>>): void {
+  for (const [name, value] of Object.entries(optional)) if (value) throw unsupported(node, name, "given");
+}

@@ -1,7 +1,9 @@
 import type { Node } from "../types.js";
+import { activatedProducts } from "./activated.js";
 import { attentions } from "./attention.js";
 import { fused } from "./fused.js";
 import { gridSamples } from "./grid-sample.js";
+import { groupQueries } from "./group-query.js";
 import { losses } from "./losses.js";
 import { norms } from "./norms.js";
 import { pools } from "./pool.js";
@@ -15,8 +17,10 @@ import type { Decomposition } from "./types.js";
 export const decompositions: ReadonlyMap<string, Decomposition> = new Map(
   Object.entries({
     ...fused,
+    ...activatedProducts,
     ...quantizedProducts,
     ...attentions,
+    ...groupQueries,
     ...rotaries,
     ...norms,
     ...losses,

@@ -5,13 +5,13 @@ import type { Dim, Value } from "../types.js";
 import { axesFrom, perChannel } from "./helpers.js";
 import type { Decomposition, DecompositionTable } from "./types.js";
 
-const scaleShift = (x: Value, scale: Value, bias: Value): Value => {
+export const scaleShift = (x: Value, scale: Value, bias: Value): Value => {
   const shape = perChannel(x.shape.length);
   return ops.add(ops.mul(x, ops.reshape(scale, shape)), ops.reshape(bias, shape));
 };
 
 /** LayerNormalization without parameters over everything behind axis 2 of `[N, G, rest]`. */
-function normaliseGroups(x: Value, groups: Dim, epsilon: number): Value {
+export function normaliseGroups(x: Value, groups: Dim, epsilon: number): Value {
   const flat = ops.reshape(x, [x.shape[0] as Dim, groups, -1]);
   const length = flat.shape[2] as Dim;
   const ones = ops.full([length], 1, x.dtype, [flat]);

@@ -192,6 +192,7 @@ export const contrib: Record<string, InferRule> = {
   "com.microsoft.EmbedLayerNormalization": embedNorm,
   "com.microsoft.BiasSplitGelu": splitGelu,
   "com.microsoft.GroupNorm": same,
+  "com.microsoft.SkipGroupNorm": (context) => some(context, [like(need(context, 0)), like(need(context, 0))]),
   "com.microsoft.BiasSoftmax": same,
   "com.microsoft.BiasAdd": same,
 };

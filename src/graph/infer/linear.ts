@@ -82,6 +82,10 @@ const einsum: InferRule = (context) => {
 export const linear: Record<string, InferRule> = {
   MatMul: matmul,
   "com.microsoft.FusedMatMul": matmul,
+  "com.microsoft.TransposeMatMul": matmul,
+  "com.microsoft.FusedMatMulActivation": matmul,
+  "com.microsoft.GemmFastGelu": matmul,
   Gemm: gemm,
+  "com.microsoft.FusedGemm": gemm,
   Einsum: einsum,
 };

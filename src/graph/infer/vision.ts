@@ -28,6 +28,14 @@ const conv: InferRule = (context) => {
   return [like(x, [x.shape[0] as Dim, w.shape[0] as Dim, ...windowOf(context).output])];
 };
 
+/** Data and result have their channels last, the filter first. */
+const nhwcConv: InferRule = (context) => {
+  const [x, w] = [need(context, 0), need(context, 1)];
+  const [batch, ...rest] = x.shape as [Dim, ...Dim[]];
+  const data = { ...x, shape: [batch, rest.at(-1) as Dim, ...rest.slice(0, -1)] };
+  return [like(x, [batch, ...windowOf({ ...context, inputs: [data, w] }).output, w.shape[0] as Dim])];
+};
+
 const convTranspose: InferRule = (context) => {
   const [x, w] = [need(context, 0), need(context, 1)];
   const group = intAttr(context.attrs, "group", 1);
@@ -113,6 +121,8 @@ const blocks =
 
 export const vision: Record<string, InferRule> = {
   Conv: conv,
+  "com.microsoft.FusedConv": conv,
+  "com.microsoft.NhwcConv": nhwcConv,
   ConvTranspose: convTranspose,
   MaxPool: pool,
   AveragePool: pool,
