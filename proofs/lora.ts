@@ -1,6 +1,13 @@
 import { gradients } from "../src/autodiff/index.js";
 import { type Graph, input, makeGraph, ops, type Value } from "../src/graph/index.js";
-import { type LoraConfig, lora, loraMethod, type Method, type SiteShape } from "../src/methods/index.js";
+import {
+  callMethod,
+  type LoraConfig,
+  lora,
+  loraMethod,
+  type Method,
+  type SiteShape,
+} from "../src/methods/index.js";
 import { createSession, evaluate, qr, rng, type Session } from "../src/runtime/index.js";
 import { type Tensor, tensor } from "../src/tensor/index.js";
 import { adamw, type Params } from "../src/training/index.js";
@@ -80,19 +87,7 @@ function problem(method: Method<LoraConfig>, config: LoraConfig): Problem {
   const tensors = Object.fromEntries(
     specs.map(([name, spec]): [string, Value] => [name, input(name, "float32", spec.shape)]),
   );
-  const y = method.forward(
-    {
-      site: SITE,
-      tensors,
-      x,
-      y: ops.gemm(x, w0, undefined, { transB: true }),
-      weight: () => w0,
-      bias: undefined,
-      gate: ops.scalar(1),
-      dropped: (value) => value,
-    },
-    config,
-  );
+  const y = callMethod(method, config, { site: SITE, tensors, x, weight: w0 });
   const loss = ops.reduceSum(ops.square(ops.sub(ops.transpose(y, [1, 0]), target)), undefined, false);
   const names = specs.map(([name]) => name);
   const grads = gradients(

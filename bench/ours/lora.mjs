@@ -2,11 +2,11 @@
 //   node bench/ours/lora.mjs --model DIR --batch 4 --length 128 --threads 2
 import { readFileSync } from "node:fs";
 import { parseArgs } from "node:util";
-import { collate, packExamples, planBatches } from "tunesmith/data";
+import { packExamples } from "tunesmith/data";
 import { adapt, lora } from "tunesmith/methods";
 import { loadFolder } from "tunesmith/models";
 import { openSafetensors } from "tunesmith/tensor";
-import { adamw, createStepper } from "tunesmith/training";
+import { adamw, createStepper, nextToken, nextTokenBatches } from "tunesmith/training";
 import { memorySampler, secondsSinceProcessStart } from "./process.mjs";
 import { gemmShare } from "./profile.mjs";
 
@@ -57,9 +57,8 @@ const session = {
   // ONNX Runtime writes its profile when a session is released, which must happen in this thread.
   ...(values.profile ? { profile: values.profile } : { worker: true }),
 };
-const stepper = createStepper(model, {
-  batchSize: batch,
-  seed: 0,
+const plan = { batchSize: batch, lengths: [length], padId: 0 };
+const stepper = createStepper(nextToken(model, plan), {
   session,
   recompute: values.recompute,
   ...(values["prefix-cache"] ? { prefixCacheBytes: 2 ** 31 } : {}),
@@ -73,7 +72,7 @@ let startToFirstStepSeconds;
 for (let step = 0; step < count; step++) {
   const data = batches[step % batches.length];
   const [start, used] = [performance.now(), process.cpuUsage()];
-  const { loss, gradients } = await stepper.run(data, data.targets, [step]);
+  const { loss, gradients } = await stepper.run(data, data.count, [step]);
   optimizer.step(params, gradients, state, { step: step + 1 });
   seconds.push((performance.now() - start) / 1000);
   const { user, system } = process.cpuUsage(used);
@@ -96,14 +95,7 @@ async function loadBatches() {
     lossMask: new Uint8Array(length).fill(1, 1),
   }));
   const packs = packExamples(examples, { length, strategy: "none" });
-  return planBatches(packs, { batchSize: batch, lengths: [length], shuffle: false }).map((plan, step) => ({
-    ...collate(
-      plan.packs.map((at) => packs[at]),
-      { batch, length, padId: 0 },
-    ),
-    ...plan,
-    state: { epoch: 0, step },
-  }));
+  return [...nextTokenBatches(packs, plan)];
 }
 
 function report() {

@@ -4,18 +4,19 @@ import { parseArgs } from "node:util";
 import { adapt, lora } from "tunesmith/methods";
 import { loadFolder } from "tunesmith/models";
 import { createSession } from "tunesmith/runtime";
-import { evaluationGraph, trainingGraph } from "tunesmith/training";
+import { evaluationGraph, nextToken, stepGraph } from "tunesmith/training";
 import { memoryStatus } from "./process.mjs";
 
 const { values } = parseArgs({ options: { model: { type: "string" } } });
 const model = await adapt(await loadFolder(values.model), lora());
+const objective = nextToken(model, { batchSize: 4, lengths: [128], padId: 0 });
 const shape = { batch: 4, length: 128 };
 const weightsMb =
   [...model.weights.values()].reduce((sum, value) => sum + value.shape.reduce((a, b) => a * b, 4), 0) /
   2 ** 20;
-const training = await createSession(trainingGraph(model, shape).graph, { threads: 2 });
+const training = await createSession(stepGraph(objective, shape).graph, { threads: 2 });
 const oneMb = memoryStatus().RssAnon;
-const evaluation = await createSession(evaluationGraph(model, shape).graph, { threads: 2 });
+const evaluation = await createSession(evaluationGraph(objective, shape).graph, { threads: 2 });
 const twoMb = memoryStatus().RssAnon;
 await training.release();
 await evaluation.release();

@@ -4,36 +4,31 @@ import { readFileSync } from "node:fs";
 import { join } from "node:path";
 import { packExamples, tokenizeExamples } from "tunesmith/data";
 import { createGenerator, loadModel } from "tunesmith/models";
-import { createEvaluator } from "tunesmith/training";
+import { evaluateOnce } from "tunesmith/training";
 import { contextLength, heldOutText, samplePrompts, seed } from "./settings.mjs";
 
 export async function evaluateShipped(folder, corpus, root) {
   const model = await loadModel(folder);
-  const evaluator = createEvaluator(model, { batchSize: 8, lengths: [contextLength], padId: 0 });
   const measure = async (texts) => {
     const rows = texts.map((text) => ({ kind: "text", text }));
     const { examples } = tokenizeExamples(rows, model.tokenizer, { maxLength: contextLength });
-    const { loss, perplexity, tokens } = await evaluator.run(
-      packExamples(examples, { length: contextLength }),
-    );
+    const packs = packExamples(examples, { length: contextLength });
+    const plan = { batchSize: 8, lengths: [contextLength], padId: 0 };
+    const { loss, perplexity, count: tokens } = await evaluateOnce(model, packs, plan);
     const bytes = texts.reduce((sum, text) => sum + Buffer.byteLength(text), 0);
     return { perplexity, tokens, bytes, bitsPerByte: (loss * tokens) / Math.LN2 / bytes };
   };
   const text = readFileSync(join(root, heldOutText), "utf8");
-  try {
-    return {
-      uniformPerplexity: model.sizes.vocabSize,
-      heldOutPackages: await measure(corpus.heldOut),
-      heldOutText: {
-        file: heldOutText,
-        sha256: createHash("sha256").update(text).digest("hex"),
-        ...(await measure([text])),
-      },
-      samples: await samples(model),
-    };
-  } finally {
-    await evaluator.close();
-  }
+  return {
+    uniformPerplexity: model.sizes.vocabSize,
+    heldOutPackages: await measure(corpus.heldOut),
+    heldOutText: {
+      file: heldOutText,
+      sha256: createHash("sha256").update(text).digest("hex"),
+      ...(await measure([text])),
+    },
+    samples: await samples(model),
+  };
 }
 
 async function samples(model) {

@@ -1,6 +1,6 @@
 import { TunesmithError } from "../errors/index.js";
-import type { CausalLm } from "../models/index.js";
-import { type AdaptedLm, adaptedLm, isAdapted } from "./adapted.js";
+import type { Model } from "../models/index.js";
+import { type Adapted, adaptedModel, isAdapted } from "./adapted.js";
 import { type Adapter, createAdapter } from "./adapter.js";
 import type { Adaptation, SiteConfig } from "./method.js";
 import { type LoadAdapterOptions, readPeft } from "./peft/load.js";
@@ -27,11 +27,11 @@ export interface AdaptOptions {
  * console.log(model.parameters.size);
  * ```
  */
-export async function adapt<Config extends SiteConfig>(
-  model: CausalLm,
+export async function adapt<M extends Model, Config extends SiteConfig>(
+  model: M,
   adaptation: Adaptation<Config>,
   options: AdaptOptions = {},
-): Promise<AdaptedLm> {
+): Promise<Adapted<M>> {
   const base = isAdapted(model) ? model.base : model;
   const { name = "default", seed = 0 } = options;
   const adapter = await createAdapter(base, adaptation as unknown as Adaptation, name, seed);
@@ -51,17 +51,17 @@ export async function adapt<Config extends SiteConfig>(
  * console.log(formatReceipt(model.receipt));
  * ```
  */
-export async function loadAdapter(
-  model: CausalLm,
+export async function loadAdapter<M extends Model>(
+  model: M,
   folder: string,
   options: LoadAdapterOptions & EffectOptions = {},
-): Promise<AdaptedLm & Receipted> {
+): Promise<Adapted<M> & Receipted> {
   const base = isAdapted(model) ? model.base : model;
   const { adapter, warnings } = await readPeft(base, folder, options);
   const adapted = withAdapter(model, adapter);
   const receipt = await receiptOf(adapted, { adapter: adapter.name, action: "load", warnings });
   if (!options.allowNoEffect) checkEffect(receipt);
-  return { ...adapted, receipt };
+  return Object.assign({}, adapted, { receipt });
 }
 
 export interface EffectOptions {
@@ -87,7 +87,7 @@ export interface SaveAdapterOptions extends EffectOptions {
  * ```
  */
 export async function saveAdapter(
-  model: AdaptedLm,
+  model: Adapted,
   folder: string,
   options: SaveAdapterOptions = {},
 ): Promise<Receipt> {
@@ -98,20 +98,20 @@ export async function saveAdapter(
   return receipt;
 }
 
-function withAdapter(model: CausalLm, adapter: Adapter): AdaptedLm {
-  const [base, adapters, active] = isAdapted(model)
-    ? [model.base, model.adapters, model.active]
-    : [model, new Map<string, Adapter>(), [] as string[]];
+function withAdapter<M extends Model>(model: M, adapter: Adapter): Adapted<M> {
+  const known = isAdapted(model) ? model : undefined;
+  const base = (known?.base ?? model) as M;
+  const { adapters = new Map<string, Adapter>(), active = [] } = known ?? {};
   if (adapters.has(adapter.name)) {
     throw new TunesmithError("name-conflict", `the model already has an adapter '${adapter.name}'`, {
       fix: "give the new one another name, or unload the old one first",
     });
   }
-  return adaptedLm(base, new Map([...adapters, [adapter.name, adapter]]), [...active, adapter.name]);
+  return adaptedModel(base, new Map([...adapters, [adapter.name, adapter]]), [...active, adapter.name]);
 }
 
 /** The adapter `name` of a model. Throws `adapter-invalid` listing those there are. */
-export function adapterNamed(model: AdaptedLm, name: string): Adapter {
+export function adapterNamed(model: Adapted, name: string): Adapter {
   const adapter = model.adapters.get(name);
   if (adapter) return adapter;
   throw new TunesmithError("adapter-invalid", `no adapter '${name}' on this model`, {
@@ -132,22 +132,22 @@ export function adapterNamed(model: AdaptedLm, name: string): Adapter {
  * }
  * ```
  */
-export const setActive = (model: AdaptedLm, names: readonly string[]): AdaptedLm =>
-  adaptedLm(model.base, model.adapters, names);
+export const setActive = <M extends Model>(model: Adapted<M>, names: readonly string[]): Adapted<M> =>
+  adaptedModel(model.base, model.adapters, names);
 
 /**
  * Sets an adapter's strength (1 is as trained): W + scale·(W' − W) at its sites. Modules trained whole and token rows
  * are not scaled. Takes effect at the next run of any graph over the model. Throws `adapter-invalid` for an unknown name.
  */
-export function setScale(model: AdaptedLm, name: string, scale: number): void {
+export function setScale(model: Adapted, name: string, scale: number): void {
   (adapterNamed(model, name).gate.tensor.data as Float32Array)[0] = scale;
 }
 
 /** The model without an adapter; its memory is freed when nothing else holds it. */
-export function unload(model: AdaptedLm, name: string): AdaptedLm {
+export function unload<M extends Model>(model: Adapted<M>, name: string): Adapted<M> {
   adapterNamed(model, name);
   const rest = new Map([...model.adapters].filter(([other]) => other !== name));
-  return adaptedLm(
+  return adaptedModel(
     model.base,
     rest,
     model.active.filter((other) => other !== name),

@@ -1,39 +1,43 @@
 import { TunesmithError } from "../errors/index.js";
 import { ops, type Value, type Visit, withScope } from "../graph/index.js";
 import {
+  type AnyModel,
   type CausalLm,
   dropout,
-  type LmInputs,
-  type LmOutputs,
+  type Inputs,
+  type Model,
+  type Outputs,
   type Parameter,
   rewriteOutputs,
   type Site,
   siteOf,
 } from "../models/index.js";
 import type { Adapter, AdapterSite } from "./adapter.js";
-import { effectiveWeight, valuesOf } from "./effective.js";
+import { effectiveBiasDelta, effectiveWeight, valuesOf } from "./effective.js";
 import { plainFields } from "./fields.js";
 import type { SiteCall } from "./method.js";
 import { sameOperator, withSaved } from "./saved.js";
+import { asMatrix, type SiteMap, siteMap } from "./site-map.js";
 import { embedTokens, scoreTokens } from "./tokens.js";
 
-/** A model with adapters on it. It is a causal language model like its base, with parameters. */
-export interface AdaptedLm extends CausalLm {
-  readonly base: CausalLm;
+/** A model with adapters on it: a model like its base, with parameters. */
+export type Adapted<M extends Model = Model> = M & {
+  readonly base: M;
   readonly adapters: ReadonlyMap<string, Adapter>;
   /** Names of the adapters in use, applied in this order. */
   readonly active: readonly string[];
-}
+};
+export type AdaptedLm = Adapted<CausalLm>;
 
 /** Whether a model carries adapters, active or not. */
-export const isAdapted = (model: CausalLm): model is AdaptedLm => "adapters" in model;
+export const isAdapted = <M extends Model>(model: M): model is Adapted<M> => "adapters" in model;
 
 /** The model with other adapters switched on; their tensors are shared with `model`, not copied. */
-export function adaptedLm(
-  base: CausalLm,
+export function adaptedModel<M extends Model>(
+  base: M,
   adapters: ReadonlyMap<string, Adapter>,
   active: readonly string[],
-): AdaptedLm {
+): Adapted<M> {
   const used = active.map((name) => {
     const adapter = adapters.get(name);
     if (adapter) return adapter;
@@ -44,22 +48,23 @@ export function adaptedLm(
   const parameters = new Map<string, Parameter>(base.parameters);
   for (const adapter of adapters.values())
     for (const entry of adapter.parameters.values()) parameters.set(entry.name, entry);
+  const below: AnyModel = base;
   return {
     ...plainFields(base),
     base,
     adapters,
     active,
     parameters,
-    build: (inputs: LmInputs) => applyAdapters(base.build(inputs), used, inputs.training === true),
-  };
+    build: (inputs: Inputs) => applyAdapters(below.build(inputs), used, inputs.training === true),
+  } as unknown as Adapted<M>;
 }
 
 /** Rewrites a forward pass so that the adapters act at their sites. */
-export function applyAdapters(
-  outputs: LmOutputs,
+export function applyAdapters<O extends Outputs>(
+  outputs: O,
   adapters: readonly Adapter[],
   training: boolean,
-): LmOutputs {
+): O {
   const saved = new Map(
     adapters.flatMap((adapter) =>
       adapter.saved.map((entry) => [`${entry.path}/${entry.leaf}`, entry.parameter.value] as const),
@@ -87,14 +92,14 @@ function adaptSite(
 ): Value {
   const isEmbedding = site.kind === "embedding";
   const [x, weightInput] = (isEmbedding ? [inputs[1], inputs[0]] : [inputs[0], inputs[1]]) as [Value, Value];
+  const map = siteMap(site, isEmbedding ? undefined : inputs[2]);
   let y = y0;
-  let weight = () =>
-    site.orientation === "in-out" || isEmbedding ? ops.transpose(weightInput, [1, 0]) : weightInput;
+  let weight = () => asMatrix(site, weightInput);
   for (const adapter of adapters) {
     const own = adapter.sites.get(site.path);
     if (own) {
       const below = weight;
-      y = forwardFlat(y, x, own, adapter, below, inputs[2], training);
+      y = adaptOnce(y, x, own, adapter, below, map, training);
       weight = () => effectiveWeight(below(), own, adapter);
     }
     for (const rows of adapter.tokens) {
@@ -105,29 +110,36 @@ function adaptSite(
   return y;
 }
 
-/** Calls the method with activations as matrices, and gives the result the map's own shape. */
-function forwardFlat(
+/** Calls the method with activations in the form it knows, and gives the result the map's own shape. */
+function adaptOnce(
   y: Value,
   x: Value,
   own: AdapterSite,
   adapter: Adapter,
   weight: () => Value,
-  bias: Value | undefined,
+  map: SiteMap,
   training: boolean,
 ): Value {
   const { method, config } = adapter.adaptation;
-  const matrix = (value: Value) =>
-    value.shape.length === 2 ? value : ops.reshape(value, [-1, value.shape.at(-1) ?? 1]);
   const call: SiteCall = {
     site: own.shape,
     tensors: valuesOf(own),
-    x: own.shape.kind === "embedding" ? x : matrix(x),
-    y: matrix(y),
+    x: map.flat(x),
+    y: map.flatOut(y),
+    ...map,
     weight,
-    bias,
     gate: adapter.gate.value,
     dropped: (value, probability) =>
       training ? dropout(value, probability, `${adapter.name}/${own.shape.path}`) : value,
   };
-  return ops.reshape(method.forward(call, config), y.shape, [y]);
+  const direct = (own.shape.conv?.groups ?? 1) === 1 ? method.forward : undefined;
+  return ops.reshape(direct?.(call, config) ?? throughWeight(call, own, adapter), y.shape, [y]);
+}
+
+/** The map with the changed weight: for methods that have no cheaper way. */
+function throughWeight(call: SiteCall, own: AdapterSite, adapter: Adapter): Value {
+  const product = call.apply(call.x, effectiveWeight(call.weight(), own, adapter));
+  const biased = call.bias ? ops.add(product, call.bias) : product;
+  const delta = effectiveBiasDelta(own, adapter);
+  return delta ? ops.add(biased, call.perFeature(delta)) : biased;
 }

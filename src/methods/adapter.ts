@@ -1,7 +1,7 @@
 import { TunesmithError } from "../errors/index.js";
 import { input } from "../graph/index.js";
 import {
-  type CausalLm,
+  type Model,
   type Parameter,
   type Parameters,
   probeOutputs,
@@ -56,6 +56,7 @@ export const shapeOfSite = (site: Site): SiteShape => {
     inFeatures: site.inFeatures,
     outFeatures: site.outFeatures,
     hasBias: !isEmbedding && site.bias !== undefined,
+    ...(site.conv ? { conv: site.conv } : {}),
   };
 };
 
@@ -68,8 +69,9 @@ export async function orientedWeight(
     throw new TunesmithError("graph-invalid", "a site's weight must be a constant");
   const data = toFloat32(await readTensor(source.data));
   const turned = site.orientation === "in-out" || site.kind === "embedding";
+  if (!turned) return data;
   const [rows, columns] = site.weight.shape as [number, number];
-  return turned ? transposed(data, rows, columns) : data;
+  return transposed(data, rows, columns);
 }
 
 function transposed(data: Float32Array, rows: number, columns: number): Float32Array {
@@ -93,7 +95,7 @@ export type StoredTensor = (
  * Throws `target-not-found`, `target-unsupported` (a site the method cannot adapt), `config-invalid`.
  */
 export async function createAdapter(
-  model: CausalLm,
+  model: Model,
   adaptation: Adaptation,
   name: string,
   seed: number,
@@ -158,7 +160,7 @@ export function assemble(
   return { name, adaptation, sites, saved, tokens, gate, parameters };
 }
 
-function chooseSites(model: CausalLm, sites: readonly Site[], { method, config }: Adaptation): Site[] {
+function chooseSites(model: Model, sites: readonly Site[], { method, config }: Adaptation): Site[] {
   const unique = [...new Map(sites.map((site) => [site.path, site] as const)).values()];
   const chosen = selectTargets(unique, {
     targets: config.targets ?? model.defaultTargets,

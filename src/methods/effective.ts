@@ -1,7 +1,8 @@
 import { ops, type Value } from "../graph/index.js";
-import { type LmOutputs, type Site, sitesOf } from "../models/index.js";
+import { type Outputs, type Site, sitesOf } from "../models/index.js";
 import type { Adapter, AdapterSite } from "./adapter.js";
 import { tensorUses } from "./saved.js";
+import { asMatrix, asStored } from "./site-map.js";
 
 /** A base tensor that adapters change, before and after, as it lies in the file. */
 export interface TensorChange {
@@ -42,7 +43,7 @@ export function effectiveBiasDelta(site: AdapterSite, adapter: Adapter): Value |
  * Every tensor that `adapters` change in a forward pass of their base, applied in order. Merging computes the `after`
  * values, receipts compare them with `before`.
  */
-export function changesOf(outputs: LmOutputs, adapters: readonly Adapter[]): TensorChange[] {
+export function changesOf(outputs: Outputs, adapters: readonly Adapter[]): TensorChange[] {
   const saved = new Map<string, Value>();
   for (const adapter of adapters)
     for (const { path, leaf, parameter } of adapter.saved) saved.set(`${path}/${leaf}`, parameter.value);
@@ -83,11 +84,9 @@ function siteChanges(
 }
 
 function weightChange(site: Site, adapters: readonly Adapter[], stored: Value | undefined): TensorChange[] {
-  const turned = site.orientation === "in-out" || site.kind === "embedding";
-  const orient = (value: Value) => (turned ? ops.transpose(value, [1, 0]) : value);
-  const start = orient(stored ?? site.weight);
+  const start = asMatrix(site, stored ?? site.weight);
   let weight = start;
-  const deltas: Value[] = stored ? [ops.sub(start, orient(site.weight))] : [];
+  const deltas: Value[] = stored ? [ops.sub(start, asMatrix(site, site.weight))] : [];
   for (const adapter of adapters) {
     const own = adapter.sites.get(site.path);
     if (own) {
@@ -101,7 +100,7 @@ function weightChange(site: Site, adapters: readonly Adapter[], stored: Value | 
   }
   if (deltas.length === 0) return [];
   const difference = deltas.reduce((a, b) => ops.add(a, b));
-  const after = weight === start && stored ? stored : orient(weight);
+  const after = weight === start && stored ? stored : asStored(site, weight);
   return [{ path: site.path, leaf: "weight", before: site.weight, after, difference }];
 }
 

@@ -1,7 +1,9 @@
-import type { CausalLm } from "../models/index.js";
+import type { Model } from "../models/index.js";
 
-/** A model's description without what adapters, receipts or unfreezing added to it: a model over it is not theirs. */
-export function plainFields(model: CausalLm): Omit<CausalLm, "build" | "parameters"> {
-  const { task, architecture, sizes, weights, config, defaultTargets, packable, tokenizer, origin } = model;
-  return { task, architecture, sizes, weights, config, defaultTargets, packable, tokenizer, origin };
+/** What adapters, receipts and unfreezing add to a model. */
+const ADDED = new Set(["base", "adapters", "active", "unfrozen", "receipt"]);
+
+/** A model's description without what was added to it: a model made over it is not adapted, unfrozen or merged itself. */
+export function plainFields<M extends Model>(model: M): M {
+  return Object.fromEntries(Object.entries(model).filter(([key]) => !ADDED.has(key))) as unknown as M;
 }

@@ -1,6 +1,6 @@
 import { sha256, sourceChunks } from "#io";
 import { TunesmithError } from "../errors/index.js";
-import type { CausalLm } from "../models/index.js";
+import type { Model } from "../models/index.js";
 import { bytesOf, isTensorRef } from "../tensor/index.js";
 import type { Adapter } from "./adapter.js";
 
@@ -10,7 +10,7 @@ export type Fingerprint = Readonly<Record<string, string>>;
 const hashes = new WeakMap<object, Promise<string>>();
 
 /** Hashes the named weights; each is read once per process. */
-export async function fingerprint(model: CausalLm, names: Iterable<string>): Promise<Fingerprint> {
+export async function fingerprint(model: Model, names: Iterable<string>): Promise<Fingerprint> {
   const result: Record<string, string> = {};
   for (const name of [...new Set(names)].sort()) {
     const source = model.weights.get(name)?.source;
@@ -31,11 +31,7 @@ export const fingerprintHash = async (prints: Fingerprint): Promise<string> =>
   (await sha256(new TextEncoder().encode(JSON.stringify(prints)))).slice(0, 16);
 
 /** Throws `wrong-base` naming the tensors whose content differs from what the adapter was trained on. */
-export async function checkFingerprint(
-  model: CausalLm,
-  expected: Fingerprint,
-  adapter: string,
-): Promise<void> {
+export async function checkFingerprint(model: Model, expected: Fingerprint, adapter: string): Promise<void> {
   const names = Object.keys(expected);
   const missing = names.filter((name) => !model.weights.has(name));
   const actual = await fingerprint(

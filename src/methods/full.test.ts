@@ -1,10 +1,17 @@
 import { expect, test } from "vitest";
-import { collate, packExamples } from "../data/index.js";
+import { packExamples } from "../data/index.js";
 import { initModel, loadFolder, logitsOf, probeIds } from "../models/index.js";
 import { maxAbsDiff, type Tensor } from "../tensor/index.js";
-import { adamw, createStepper, train } from "../training/index.js";
+import {
+  adamw,
+  createStepper,
+  nextToken,
+  nextTokenBatches,
+  type StepBatch,
+  train,
+} from "../training/index.js";
 import { adapt } from "./adapt.js";
-import { freeze, unfreeze } from "./full.js";
+import { freeze, type UnfrozenLm, unfreeze } from "./full.js";
 import { lora } from "./lowrank/lora.js";
 
 const config = {
@@ -27,17 +34,13 @@ const examples = [
   lossMask: new Uint8Array(ids.length).fill(1, 1),
 }));
 const packs = packExamples(examples, { length: 8, strategy: "none" });
-const batch = {
-  ...collate(packs, { batch: 2, length: 8, padId: 0 }),
-  length: 8,
-  packs: [0, 1],
-  state: { epoch: 0, step: 1 },
-};
+const plan = { batchSize: 2, lengths: [8], padId: 0 };
+const [batch] = nextTokenBatches(packs, plan) as unknown as [StepBatch];
 
-async function lossAndGradients(model: Awaited<ReturnType<typeof unfreeze>>) {
-  const stepper = createStepper(model, { batchSize: 2, seed: 0, session: { threads: 1 } });
+async function lossAndGradients(model: UnfrozenLm) {
+  const stepper = createStepper(nextToken(model, plan), { session: { threads: 1 } });
   try {
-    return await stepper.run(batch, batch.targets, [1]);
+    return await stepper.run(batch, batch.count, [1]);
   } finally {
     await stepper.close();
   }

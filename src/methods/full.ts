@@ -1,7 +1,15 @@
 import { z } from "zod";
 import { TunesmithError } from "../errors/index.js";
 import { constant, type Value } from "../graph/index.js";
-import { type CausalLm, nearest, type Parameter, rewriteOutputs } from "../models/index.js";
+import {
+  type AnyModel,
+  type CausalLm,
+  type Inputs,
+  type Model,
+  nearest,
+  type Parameter,
+  rewriteOutputs,
+} from "../models/index.js";
 import { readTensor, tensor, toFloat32 } from "../tensor/index.js";
 import { parameter } from "./adapter.js";
 import { plainFields } from "./fields.js";
@@ -16,14 +24,15 @@ export const fullSchema = z.strictObject({
 export type FullConfig = z.infer<typeof fullSchema>;
 
 /** A model whose own weights are trained. */
-export interface UnfrozenLm extends CausalLm {
-  readonly base: CausalLm;
+export type Unfrozen<M extends Model = Model> = M & {
+  readonly base: M;
   /** The trained weights by their name in files; a tied weight is one. */
   readonly unfrozen: ReadonlyMap<string, Parameter>;
-}
+};
+export type UnfrozenLm = Unfrozen<CausalLm>;
 
 /** Whether a model is the result of `unfreeze`. */
-export const isUnfrozen = (model: CausalLm): model is UnfrozenLm => "unfrozen" in model;
+export const isUnfrozen = <M extends Model>(model: M): model is Unfrozen<M> => "unfrozen" in model;
 
 /**
  * Full fine-tuning: the model with chosen weights as trainable parameters, named as in files. They start as copies, in
@@ -43,11 +52,12 @@ export const isUnfrozen = (model: CausalLm): model is UnfrozenLm => "unfrozen" i
  * console.log(plain.parameters.size); // 0
  * ```
  */
-export async function unfreeze(model: CausalLm, config: FullConfig = {}): Promise<UnfrozenLm> {
+export async function unfreeze<M extends Model>(model: M, config: FullConfig = {}): Promise<Unfrozen<M>> {
   const chosen = chooseWeights(model, config.select);
   const [base, unfrozen] = isUnfrozen(model)
     ? [model.base, new Map(model.unfrozen)]
     : [model, new Map<string, Parameter>()];
+  const below: AnyModel = base;
   for (const [name, weight] of chosen) unfrozen.set(name, await trainable(name, weight));
   const replace = new Map(
     [...unfrozen].map(([name, { value }]) => [base.weights.get(name) as Value, value] as const),
@@ -57,21 +67,22 @@ export async function unfreeze(model: CausalLm, config: FullConfig = {}): Promis
     parameters: new Map([...base.parameters, ...unfrozen]),
     base,
     unfrozen,
-    build: (inputs) => rewriteOutputs(base.build(inputs), { replace }),
-  };
+    build: (inputs: Inputs) => rewriteOutputs(below.build(inputs), { replace }),
+  } as unknown as Unfrozen<M>;
 }
 
 /**
  * The model with its trained weights as constants, as they are now: a plain model to save, adapt or export. Training
  * the unfrozen model further does not change it. Throws `adapter-invalid` for a model that was not unfrozen.
  */
-export function freeze(model: CausalLm): CausalLm {
+export function freeze<M extends Model>(model: M): M {
   if (!isUnfrozen(model)) {
     throw new TunesmithError("adapter-invalid", "the model has no unfrozen weights to freeze", {
       fix: "freeze what `unfreeze` returned",
     });
   }
   const { base, unfrozen } = model;
+  const below: AnyModel = base;
   const weights = new Map(base.weights);
   const replace = new Map<Value, Value>();
   for (const [name, { tensor: trained }] of unfrozen) {
@@ -84,8 +95,8 @@ export function freeze(model: CausalLm): CausalLm {
     ...plainFields(base),
     weights,
     parameters: base.parameters,
-    build: (inputs) => rewriteOutputs(base.build(inputs), { replace }),
-  };
+    build: (inputs: Inputs) => rewriteOutputs(below.build(inputs), { replace }),
+  } as M;
 }
 
 async function trainable(name: string, weight: Value): Promise<Parameter> {
@@ -103,7 +114,7 @@ async function trainable(name: string, weight: Value): Promise<Parameter> {
   return parameter(name, weight.shape as number[], data, true);
 }
 
-function chooseWeights(model: CausalLm, select: FullConfig["select"]): [string, Value][] {
+function chooseWeights(model: Model, select: FullConfig["select"]): [string, Value][] {
   // Scalars are settings an ONNX file writes as constants (an epsilon, a scale), not weights.
   const names = [...model.weights].flatMap(([name, { shape }]) => (shape.length > 0 ? [name] : []));
   const chosen = names.filter(selector(names, select));

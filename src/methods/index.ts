@@ -10,11 +10,20 @@ export {
   setScale,
   unload,
 } from "./adapt.js";
-export { type AdaptedLm, isAdapted } from "./adapted.js";
+export { type Adapted, type AdaptedLm, isAdapted } from "./adapted.js";
 export type { Adapter, AdapterSite } from "./adapter.js";
+export { callMethod, type LoneMap } from "./call-method.js";
 export { siteConfigSchema } from "./config.js";
 export { checkFingerprint, type Fingerprint, fingerprint } from "./fingerprint.js";
-export { type FullConfig, freeze, fullSchema, isUnfrozen, type UnfrozenLm, unfreeze } from "./full.js";
+export {
+  type FullConfig,
+  freeze,
+  fullSchema,
+  isUnfrozen,
+  type Unfrozen,
+  type UnfrozenLm,
+  unfreeze,
+} from "./full.js";
 export { type LoraConfig, lora, loraMethod } from "./lowrank/lora.js";
 export type { TensorChangeNorm } from "./measure.js";
 export { type MergeOptions, merge } from "./merge.js";

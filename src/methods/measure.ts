@@ -2,12 +2,12 @@ import { sha256 } from "#io";
 import { TunesmithError } from "../errors/index.js";
 import { makeGraph, ops, type Value } from "../graph/index.js";
 import {
-  type CausalLm,
+  type AnyModel,
   inputsOf,
+  mainResult,
   type Parameters,
   parameterFeeds,
-  probeIds,
-  staticInputs,
+  probe,
 } from "../models/index.js";
 import { evaluate, type SessionOptions } from "../runtime/index.js";
 import { bytesOf, maxAbsDiff, type Tensor, tensor } from "../tensor/index.js";
@@ -28,14 +28,14 @@ export interface TensorChangeNorm {
 
 export interface Measured {
   readonly changes: readonly TensorChangeNorm[];
-  /** Logits `[tokens, vocab]` of each pass. */
+  /** Logits of each pass, or the first output of a model that has none. */
   readonly logits: Readonly<Record<string, Tensor>>;
 }
 
 interface MeasureInput {
   readonly changes: readonly TensorChange[];
   /** Models over one base whose logits are wanted. */
-  readonly passes: Readonly<Record<string, CausalLm>>;
+  readonly passes: Readonly<Record<string, AnyModel>>;
   readonly parameters: Parameters;
   /** Adapters whose strength counts as 1. */
   readonly fullStrength?: readonly Adapter[];
@@ -48,12 +48,11 @@ const ONCE: SessionOptions = { optimization: "disabled" };
 /** Runs the forward passes and the norms of all changes as one graph: weights are mapped once, never copied. */
 export async function measure(input: MeasureInput): Promise<Measured> {
   const { changes, passes, parameters, fullStrength = [] } = input;
-  const vocab = Math.min(...Object.values(passes).map(({ sizes }) => sizes.vocabSize));
-  const ids = probeIds(vocab);
-  const probe = staticInputs(1, ids.length);
+  const [first] = Object.values(passes) as [AnyModel];
+  const { inputs, feeds: example } = probe(first);
   const outputs: [string, Value][] = Object.entries(passes).map(([name, model]) => [
     name,
-    model.build(probe).logits,
+    mainResult(model.build(inputs)),
   ]);
   if (changes.length > 0) outputs.push(["norms", ops.concat(changes.flatMap(normsOf), 0)]);
   const graph = makeGraph("receipt", inputsOf(outputs.map(([, value]) => value)), outputs);
@@ -62,7 +61,8 @@ export async function measure(input: MeasureInput): Promise<Measured> {
       .filter(({ gate }) => graph.inputs.includes(gate.value))
       .map(({ gate }) => [gate.name, tensor("float32", [], Float32Array.of(1))]),
   );
-  const feeds = { ...probeFeeds(graph.inputs, ids), ...parameterFeeds(graph, parameters), ...gates };
+  const read = Object.entries(example).filter(([name]) => graph.inputs.some((value) => value.name === name));
+  const feeds = { ...Object.fromEntries(read), ...parameterFeeds(graph, parameters), ...gates };
   const { norms, ...logits } = await evaluate(graph, feeds, { ...ONCE, ...input.session });
   return { changes: norms ? readNorms(changes, norms) : [], logits };
 }
@@ -87,22 +87,6 @@ function readNorms(changes: readonly TensorChange[], norms: Tensor): TensorChang
     }
     return { path, tensor: leaf, changeNorm, relativeChange: baseNorm > 0 ? changeNorm / baseNorm : null };
   });
-}
-
-function probeFeeds(inputs: readonly Value[], ids: readonly number[]): Record<string, Tensor> {
-  const shape = [1, ids.length];
-  const known: Record<string, Tensor> = {
-    ids: tensor("int64", shape, ids),
-    positions: tensor("int64", shape, [...ids.keys()]),
-    segments: tensor(
-      "int32",
-      shape,
-      ids.map(() => 1),
-    ),
-  };
-  return Object.fromEntries(
-    inputs.flatMap(({ name }) => (name !== undefined && known[name] ? [[name, known[name]]] : [])),
-  );
 }
 
 /** First 16 hex digits of the SHA-256 of a tensor's bytes. */

@@ -1,8 +1,8 @@
 import { constant, makeGraph, type Value } from "../graph/index.js";
-import { type CausalLm, inputsOf, type Parameters, parameterFeeds, probeOutputs } from "../models/index.js";
+import { inputsOf, type Model, type Parameters, parameterFeeds, probeOutputs } from "../models/index.js";
 import { evaluate } from "../runtime/index.js";
 import { readTensor, type Tensor } from "../tensor/index.js";
-import type { AdaptedLm } from "./adapted.js";
+import type { Adapted } from "./adapted.js";
 import type { Adapter } from "./adapter.js";
 import { changesOf, type TensorChange } from "./effective.js";
 import { mergeReceipt, type Receipted } from "./receipt.js";
@@ -28,7 +28,10 @@ export interface MergeOptions {
  * console.log(formatReceipt(merged.receipt));
  * ```
  */
-export async function merge(model: AdaptedLm, options: MergeOptions = {}): Promise<CausalLm & Receipted> {
+export async function merge<M extends Model>(
+  model: Adapted<M>,
+  options: MergeOptions = {},
+): Promise<M & Receipted> {
   const used = model.active.flatMap((name) => model.adapters.get(name) ?? []);
   const changes = new Map<string, Value>();
   for (const change of changesOf(probeOutputs(model.base), used)) {
@@ -46,7 +49,7 @@ export async function merge(model: AdaptedLm, options: MergeOptions = {}): Promi
 async function mergedTensor(
   change: TensorChange,
   adapters: readonly Adapter[],
-  base: CausalLm,
+  base: Model,
 ): Promise<Tensor> {
   const parameters: Parameters = new Map([
     ...base.parameters,

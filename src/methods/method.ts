@@ -1,17 +1,18 @@
 import type { z } from "zod";
 import type { Value } from "../graph/index.js";
-import type { Site } from "../models/index.js";
+import type { ConvShape, Site } from "../models/index.js";
 import type { TargetSelection } from "./targets.js";
 
 /** A site's geometry as methods see it: weights are always `[out, in]`, whatever their orientation in the file. */
 export interface SiteShape {
   readonly path: string;
   readonly kind: Site["kind"];
-  /** Input features; for an embedding the number of rows. */
+  /** Input features; for an embedding the number of rows, for a convolution channels per group times taps. */
   readonly inFeatures: number;
-  /** Output features; for an embedding its width. */
+  /** Output features or channels; for an embedding its width. */
   readonly outFeatures: number;
   readonly hasBias: boolean;
+  readonly conv?: ConvShape;
 }
 
 /** What an initialiser may use. Random numbers depend only on seed, site and tensor name. */
@@ -39,13 +40,19 @@ export type TensorValues = Readonly<Record<string, Value>>;
 export interface SiteCall {
   readonly site: SiteShape;
   readonly tensors: TensorValues;
-  /** What enters the map: `[tokens, in]`, or int64 ids of any shape for an embedding. */
+  /** What enters the map: `[tokens, in]`, int64 ids of any shape for an embedding, `[batch, channels, ...space]` for a convolution. */
   readonly x: Value;
-  /** What the map gives without this adapter, `[tokens, out]`. */
+  /** What the map gives without this adapter, `[tokens, out]`, or `[batch, out, ...space]`. */
   readonly y: Value;
+  /** The site's own map with another weight `[k, in]` in the place of W and no bias: `k` features for each output. */
+  apply(x: Value, weight: Value): Value;
+  /** `matrix` `[k', k]` times the `k` features of each output of `h`; accumulated onto `onto`, times `alpha`. */
+  mix(h: Value, matrix: Value, options?: { readonly onto?: Value; readonly alpha?: number }): Value;
+  /** One number per feature `[k]`, shaped to broadcast over outputs. */
+  perFeature(vector: Value): Value;
   /** The map's effective weight `[out, in]` below this adapter, as a value. */
   readonly weight: () => Value;
-  /** Its bias, if it has one. */
+  /** Its bias `[out]`, if it has one, shaped to broadcast over outputs. */
   readonly bias: Value | undefined;
   /** Strength of the adapter, a scalar that is fed: 1 normally, 0 when disabled. */
   readonly gate: Value;
@@ -71,8 +78,10 @@ export interface SiteConfig {
  * To add one:
  * 1. One file in the folder of its family. Extend `siteConfigSchema` with its own options, each with a default and a
  *    description: the schema gives the type, the command-line flags and the error messages.
- * 2. `tensors` says what a site holds; `weight` what W becomes; `forward` the same on activations, cheaper. `forward`
- *    must equal `x · weight(W)ᵀ`: merging compares the two and refuses when they differ.
+ * 2. `tensors` says what a site holds; `weight` what W becomes. That is enough: activations then go through the changed
+ *    weight. Where they can be had cheaper, `forward` says how, in terms of `apply`, `mix` and `perFeature`, which hide
+ *    whether the site is a linear map, an embedding or a convolution. It must equal the map with `weight(W)`: merging
+ *    compares the two and refuses when they differ.
  * 3. Start as the identity. Where tensors start as a part of W (PiSSA), keep a frozen copy of that start and subtract
  *    it, so that the base stays untouched.
  * 4. One line in registry.ts; the names of its tensors in peft/ if PEFT has the method.
@@ -97,9 +106,9 @@ export interface SiteConfig {
  *     l: { shape: [site.outFeatures], trainable: true, init: () => new Float32Array(site.outFeatures).fill(config.start) },
  *   }),
  *   weight: (weight, { l }) => ops.mul(weight, ops.unsqueeze(l as Value, 1)),
- *   forward({ y, bias, gate, tensors: { l } }) {
+ *   forward({ y, bias, gate, perFeature, tensors: { l } }) {
  *     const product = bias ? ops.sub(y, bias) : y;
- *     return ops.add(y, ops.mul(ops.sub(ops.mul(product, l as Value), product), gate));
+ *     return ops.add(y, ops.mul(ops.sub(ops.mul(product, perFeature(l as Value)), product), gate));
  *   },
  * };
  * ```
@@ -118,8 +127,11 @@ export interface Method<Config extends SiteConfig> {
   weight(weight: Value, tensors: TensorValues, site: SiteShape, config: Config): Value;
   /** What it adds to the bias `[out]` at full strength, if anything. */
   biasDelta?(tensors: TensorValues, site: SiteShape, config: Config): Value | undefined;
-  /** The map's output with the adapter, `[tokens, out]`: `y` plus `gate` times what the adapter adds to it. */
-  forward(call: SiteCall, config: Config): Value;
+  /**
+   * The map's output with the adapter, shaped as `y`: `y` plus `gate` times what the adapter adds to it. Not used for
+   * convolutions in groups, whose features do not mix. Default: the map with the changed weight.
+   */
+  forward?(call: SiteCall, config: Config): Value;
 }
 
 /** A method with its validated configuration: what `adapt` takes. */

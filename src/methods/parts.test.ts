@@ -4,9 +4,8 @@ import { type CausalLm, dropoutOf } from "../models/index.js";
 import { evaluate } from "../runtime/index.js";
 import { rng } from "../runtime/random/index.js";
 import { readTensor, tensor, toFloat32 } from "../tensor/index.js";
-import { trainingGraph } from "../training/index.js";
-import { adapt, lora, merge } from "./index.js";
-import type { SiteCall } from "./method.js";
+import { nextToken, stepGraph } from "../training/index.js";
+import { adapt, callMethod, lora, merge } from "./index.js";
 import { baseModel, largestGap, probeLogits, randomise, relativeDifference } from "./testing/fixtures.js";
 
 /** Other parts of an adapter than its factors: dropout, biases, modules trained whole, trained token rows. */
@@ -38,7 +37,7 @@ describe("dropout", () => {
       ReturnType<typeof input>
     >;
     const kept = input("kept", "float32", [tokens, width]);
-    const call: SiteCall = {
+    const y = callMethod(method, config, {
       site: { path: "map", kind: "linear", inFeatures: width, outFeatures: width, hasBias: false },
       tensors: {
         lora_A: value.lora_A,
@@ -46,13 +45,9 @@ describe("dropout", () => {
         ...(dora ? { lora_magnitude_vector: value.lora_magnitude_vector } : {}),
       },
       x: value.x,
-      y: ops.gemm(value.x, value.w, undefined, { transB: true }),
-      weight: () => value.w,
-      bias: undefined,
-      gate: ops.scalar(1),
+      weight: value.w,
       dropped: (x, p) => (mask ? ops.mul(ops.mul(x, kept), 1 / (1 - p)) : x),
-    };
-    const y = method.forward(call, config);
+    });
     const inputs = [
       ...keys.filter((key) => dora || key !== "lora_magnitude_vector").map((key) => value[key]),
       ...(mask ? [kept] : []),
@@ -119,9 +114,10 @@ describe("dropout", () => {
   test("masks are inputs of the training graph only, one per site, with their probability", async () => {
     const base = await baseModel("llama");
     const masks = (model: CausalLm) =>
-      trainingGraph(model, { batch: 1, length: 4 }).graph.inputs.filter(
-        (value) => dropoutOf(value) !== undefined,
-      );
+      stepGraph(nextToken(model, { batchSize: 1, lengths: [4], padId: 0 }), {
+        batch: 1,
+        length: 4,
+      }).graph.inputs.filter((value) => dropoutOf(value) !== undefined);
     const model = await adapt(base, lora({ rank: 2, dropout: 0.1, targets: ["q_proj", "v_proj"] }));
     const found = masks(model);
     expect(found.map(({ name }) => name).toSorted()).toEqual(

@@ -1,8 +1,8 @@
 import { TunesmithError } from "../errors/index.js";
-import { type CausalLm, probeOutputs } from "../models/index.js";
+import { type Model, probeOutputs } from "../models/index.js";
 import type { SessionOptions } from "../runtime/index.js";
 import { firstNonFinite } from "../training/index.js";
-import { type AdaptedLm, adaptedLm } from "./adapted.js";
+import { type Adapted, adaptedModel } from "./adapted.js";
 import type { Adapter } from "./adapter.js";
 import { changesOf } from "./effective.js";
 import { fingerprint, fingerprintHash, touchedWeights } from "./fingerprint.js";
@@ -72,12 +72,12 @@ export interface ReceiptOptions {
  * console.log(formatReceipt(await receiptOf(model)));
  * ```
  */
-export async function receiptOf(model: AdaptedLm, options: ReceiptOptions = {}): Promise<Receipt> {
+export async function receiptOf(model: Adapted, options: ReceiptOptions = {}): Promise<Receipt> {
   const name = options.adapter ?? model.active.at(-1) ?? [...model.adapters.keys()].at(-1) ?? "";
   const at = model.active.indexOf(name);
   const below = model.active.slice(0, Math.max(at, 0));
-  const after = adaptedLm(model.base, model.adapters, [...below, name]);
-  const before = adaptedLm(model.base, model.adapters, below);
+  const after = adaptedModel(model.base, model.adapters, [...below, name]);
+  const before = adaptedModel(model.base, model.adapters, below);
   const adapter = model.adapters.get(name) as Adapter;
   checkTensors(adapter);
   const measured = await measure({
@@ -93,8 +93,8 @@ export async function receiptOf(model: AdaptedLm, options: ReceiptOptions = {}):
 
 /** Compares a merged model with the base and with the adapted model it came from. Throws as `merge`. */
 export async function mergeReceipt(
-  model: AdaptedLm,
-  merged: CausalLm,
+  model: Adapted,
+  merged: Model,
   options: { readonly allowNoEffect?: boolean | undefined },
 ): Promise<Receipt> {
   const used = model.active.flatMap((name) => model.adapters.get(name) ?? []);
@@ -145,7 +145,7 @@ function checkTensors(adapter: Adapter): void {
 }
 
 async function assembleReceipt(
-  base: CausalLm,
+  base: Model,
   adapters: readonly Adapter[],
   measured: Measured,
   options: ReceiptOptions,
@@ -178,7 +178,7 @@ async function assembleReceipt(
   };
 }
 
-const baseSize = (base: CausalLm): number =>
+const baseSize = (base: Model): number =>
   [...new Set(base.weights.values())].reduce(
     (sum, { shape }) => sum + (shape as number[]).reduce((product, dim) => product * dim, 1),
     0,

@@ -1,6 +1,6 @@
 import { z } from "zod";
 import { TunesmithError } from "../errors/index.js";
-import { type CausalLm, nearest } from "../models/index.js";
+import { type Model, nearest } from "../models/index.js";
 import { type AdaptOptions, adapt } from "./adapt.js";
 import { unfreeze } from "./full.js";
 import { loraMethod } from "./lowrank/lora.js";
@@ -19,7 +19,7 @@ export interface MethodEntry {
   readonly result: "adapter" | "model";
   readonly options: z.ZodObject;
   /** Makes the model trainable by this method; `options` are checked. */
-  apply(model: CausalLm, options: Readonly<Record<string, unknown>>, how: AdaptOptions): Promise<CausalLm>;
+  apply<M extends Model>(model: M, options: Readonly<Record<string, unknown>>, how: AdaptOptions): Promise<M>;
 }
 
 /** An adapter method by its definition alone. */
@@ -83,12 +83,12 @@ export function methodNamed(name: string): MethodEntry {
  * console.log(model.parameters.size);
  * ```
  */
-export async function applyMethod(
-  model: CausalLm,
+export async function applyMethod<M extends Model>(
+  model: M,
   name: string,
   options: Readonly<Record<string, unknown>> = {},
   how: AdaptOptions = {},
-): Promise<CausalLm> {
+): Promise<M> {
   const entry = methodNamed(name);
   const parsed = entry.options.safeParse(options);
   if (parsed.success) return entry.apply(model, parsed.data, how);

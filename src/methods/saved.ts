@@ -1,6 +1,6 @@
 import { TunesmithError } from "../errors/index.js";
 import { makeNode, type Node, reach, type Value } from "../graph/index.js";
-import { type LmOutputs, nearest, type Parameter } from "../models/index.js";
+import { nearest, type Outputs, type Parameter, resultsOf } from "../models/index.js";
 import { readTensor, toFloat32 } from "../tensor/index.js";
 import { parameter } from "./adapter.js";
 import type { SiteConfig } from "./method.js";
@@ -26,9 +26,9 @@ export interface TensorUse {
 const leafOf = (name: string) => name.slice(name.lastIndexOf(".") + 1);
 
 /** Every (module, float32 tensor) pair of a forward pass, in execution order. */
-export function tensorUses(outputs: LmOutputs): TensorUse[] {
+export function tensorUses(outputs: Outputs): TensorUse[] {
   const uses = new Map<string, TensorUse>();
-  for (const node of reach([outputs.logits]).nodes) {
+  for (const node of reach(Object.values(resultsOf(outputs))).nodes) {
     for (const value of node.inputs) {
       if (value?.source.kind !== "constant" || value.name === undefined || value.dtype !== "float32")
         continue;
@@ -43,7 +43,7 @@ const isNamed = (path: string, name: string) => path === name || path.endsWith(`
 
 /** The tensors `modulesToSave` and `bias` ask for. Throws `target-not-found` for a module that does not exist. */
 export async function savedTensors(
-  outputs: LmOutputs,
+  outputs: Outputs,
   adapter: string,
   config: SiteConfig,
   adapted: ReadonlySet<string>,

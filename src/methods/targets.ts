@@ -1,5 +1,5 @@
 import { TunesmithError } from "../errors/index.js";
-import { nearest } from "../models/weights.js";
+import { nearest, type Site } from "../models/index.js";
 
 /** Which modules a method changes; the rules and names of Hugging Face PEFT. */
 export interface TargetSelection {
@@ -20,7 +20,7 @@ export interface TargetSelection {
 
 export interface Candidate {
   readonly path: string;
-  readonly kind: "linear" | "embedding";
+  readonly kind: Site["kind"];
   readonly isHead: boolean;
 }
 

@@ -10,20 +10,45 @@ export { type InitOptions, initModel } from "./init.js";
 export { findLlama2c, loadLlama2c } from "./llama2c.js";
 export { isModelFolder, type LoadOptions, loadFolder, loadModel, modelName } from "./load.js";
 export { loadOnnxLm } from "./onnx-lm.js";
-export { logitsOf, probeIds, probeOutputs, staticInputs } from "./probe.js";
+export {
+  type AxisSizes,
+  axesOf,
+  filled,
+  inputShape,
+  logitsOf,
+  type Probe,
+  probe,
+  probeIds,
+  probeOutputs,
+  runModel,
+  staticInputs,
+  tensorInputs,
+} from "./probe.js";
 export { architectures, type BuildOptions, causalLm } from "./registry.js";
-export { rewriteOutputs } from "./rewrite.js";
+export { mainResult, resultsOf, rewriteOutputs, valuesIn } from "./rewrite.js";
 export { type SavedModel, type SaveModelOptions, saveModel } from "./save.js";
-export { type Orientation, type Site, siteOf, sitesOf } from "./sites.js";
+export { type ConvShape, type Orientation, type Site, siteOf, sitesOf } from "./sites.js";
 export * from "./tokenizer/index.js";
 export type {
+  AnyModel,
   CausalLm,
+  InputSpec,
+  Inputs,
+  InputsOf,
   KeyValue,
   LmInputs,
   LmOutputs,
   LmSizes,
+  Model,
+  ModelBase,
+  Outputs,
+  OutputsOf,
   Parameter,
   Parameters,
+  Task,
+  TensorInputs,
+  TensorModel,
+  TensorOutputs,
   Weights,
 } from "./types.js";
 export { tokenAxes } from "./types.js";

@@ -1,5 +1,5 @@
 import type { Dim, Value } from "../graph/index.js";
-import type { Tensor } from "../tensor/index.js";
+import type { Dtype, Tensor } from "../tensor/index.js";
 import type { Tokenizer } from "./tokenizer/index.js";
 
 /** Frozen weights by the name they carry in files. One `Value` each, shared by every graph built over the model. */
@@ -68,14 +68,28 @@ export interface LmOutputs {
   readonly present: readonly KeyValue[];
 }
 
+/** What a model is for. It chooses loss, metrics and batches; `custom` models are trained with a loss of the user's. */
+export type Task =
+  | "causal-lm"
+  | "masked-lm"
+  | "seq2seq"
+  | "sequence-classification"
+  | "token-classification"
+  | "question-answering"
+  | "image-classification"
+  | "audio-classification"
+  | "regression"
+  | "forecasting"
+  | "embedding"
+  | "custom";
+
 /**
- * A causal language model. `build` lays its forward graph over given inputs; wrapping `build` is how adapters, merges and
- * edits change a model, so all of them compose.
+ * What all models have in common. `build` lays the forward graph over given inputs; wrapping `build` is how adapters,
+ * merges and edits change a model, so all of them compose.
  */
-export interface CausalLm {
-  readonly task: "causal-lm";
+export interface ModelBase<T extends Task, Inputs, Outputs> {
+  readonly task: T;
   readonly architecture: string;
-  readonly sizes: LmSizes;
   readonly weights: Weights;
   /** Everything the model's graphs read besides weights and inputs; empty for a plain base. */
   readonly parameters: Parameters;
@@ -83,13 +97,62 @@ export interface CausalLm {
   readonly config: Readonly<Record<string, unknown>>;
   /** Default adapter targets of this architecture. */
   readonly defaultTargets: readonly string[];
-  /** Whether documents may share a row, kept apart by `segments`. Default true; false for files with a padding mask only. */
-  readonly packable?: boolean;
   readonly tokenizer: Tokenizer | undefined;
   /** Where it was loaded from, for receipts and for saving tokenizer files alongside. */
   readonly origin: string | undefined;
-  build(inputs: LmInputs): LmOutputs;
+  build(inputs: Inputs): Outputs;
 }
+
+/** A causal language model. */
+export interface CausalLm extends ModelBase<"causal-lm", LmInputs, LmOutputs> {
+  readonly sizes: LmSizes;
+  /** Whether documents may share a row, kept apart by `segments`. Default true; false for files with a padding mask only. */
+  readonly packable?: boolean;
+}
+
+/** One input of a tensor model, under the name its community uses: `input_ids`, `pixel_values`. */
+export interface InputSpec {
+  readonly name: string;
+  readonly dtype: Dtype;
+  /** Numbers are fixed, names stand for axes that vary: `["batch", 3, 224, 224]`. */
+  readonly shape: readonly (number | string)[];
+  /** Integers are below this: rows of the embedding they look up. */
+  readonly below?: number;
+  /** What it holds when it is not given; without a default it must be. */
+  readonly fill?: number;
+}
+
+/** What a tensor model's forward pass reads, by input name. */
+export interface TensorInputs {
+  readonly values: Readonly<Record<string, Value>>;
+  /** Lay the graph for training: dropout masks become inputs. Default false. */
+  readonly training?: boolean;
+}
+
+/** What it gives, by name: `logits`, `last_hidden_state`, `image_embeds`. */
+export interface TensorOutputs {
+  readonly values: Readonly<Record<string, Value>>;
+  /** Activations entering each block, and leaving the last: where a run may start, or be recomputed. May be empty. */
+  readonly boundaries: readonly Value[];
+}
+
+/** Any model that is not a causal language model: named tensors in, named tensors out. */
+export interface TensorModel extends ModelBase<Exclude<Task, "causal-lm">, TensorInputs, TensorOutputs> {
+  readonly inputs: readonly InputSpec[];
+  /** Sizes of the named axes in a small pass: what the model is looked at with. */
+  readonly probeAxes: Readonly<Record<string, number>>;
+  /** Names of classes, where the model has any. */
+  readonly labels?: readonly string[];
+}
+
+export type Model = CausalLm | TensorModel;
+export type Inputs = LmInputs | TensorInputs;
+export type Outputs = LmOutputs | TensorOutputs;
+export type InputsOf<M extends Model> = M extends CausalLm ? LmInputs : TensorInputs;
+export type OutputsOf<M extends Model> = M extends CausalLm ? LmOutputs : TensorOutputs;
+
+/** A model whose inputs and outputs are only handed on: what adapters and merges wrap, whatever the task. */
+export interface AnyModel extends ModelBase<Task, Inputs, Outputs> {}
 
 /** Batch and length of the inputs; numbers for training, names for export. */
 export const tokenAxes = (inputs: LmInputs): { batch: Dim; length: Dim } => ({

@@ -1,9 +1,58 @@
-import { batches, type Pack } from "../data/index.js";
+import type { Pack } from "../data/index.js";
 import { type CausalLm, parameterFeeds } from "../models/index.js";
-import { createSession, type Session, type SessionOptions } from "../runtime/index.js";
-import { evaluationGraph, type StepGraph } from "./graph.js";
-import { checkPacks, checkTrained, knownPadId } from "./packable.js";
-import { batchFeeds, closeAll, onlyRead, scalarOf, settled } from "./stepper.js";
+import { createSession, type SessionOptions } from "../runtime/index.js";
+import { evaluationGraph } from "./graph.js";
+import { nextToken } from "./next-token.js";
+import type { Objective, StepBatch } from "./objective.js";
+import { checkTrained } from "./packable.js";
+import { closeAll, onlyRead, perShape, scalarOf } from "./stepper.js";
+
+export interface Evaluation {
+  /** Mean loss per item: for language models cross-entropy per trained token, in nats. */
+  readonly loss: number;
+  /** Items evaluated. */
+  readonly count: number;
+  /** Scores of the objective by name: `perplexity`, `accuracy`. */
+  readonly scores: Readonly<Record<string, number>>;
+}
+
+/** Evaluates an objective's model again and again with the same compiled sessions. */
+export interface Evaluator {
+  run(batches: Iterable<StepBatch> | AsyncIterable<StepBatch>): Promise<Evaluation>;
+  close(): Promise<void>;
+}
+
+/**
+ * Loss and scores of an objective over batches. Each batch is weighted by its items, so the figures do not depend on the
+ * batch size.
+ */
+export function createEvaluator(
+  objective: Objective,
+  options: { readonly session?: SessionOptions | undefined } = {},
+): Evaluator {
+  const compiled = perShape(async (shape) => {
+    const step = evaluationGraph(objective, shape);
+    return { step, session: await createSession(step.graph, options.session) };
+  });
+  return {
+    async run(batches) {
+      const keeper = objective.scores?.();
+      let [sum, count] = [0, 0];
+      for await (const batch of batches) {
+        const { step, session } = await compiled.get(batch.shape);
+        const feeds = { ...batch.feeds, ...parameterFeeds(step.graph, objective.model.parameters) };
+        const outputs = await session.run(onlyRead(step.graph.inputs, feeds));
+        sum += scalarOf(outputs.loss);
+        count += batch.count;
+        keeper?.add(outputs, batch);
+      }
+      return { loss: sum / count, count, scores: keeper?.result() ?? {} };
+    },
+    async close() {
+      await closeAll((await compiled.clear()).map(({ session }) => session.release));
+    },
+  };
+}
 
 export interface EvaluationOptions {
   readonly batchSize: number;
@@ -12,69 +61,27 @@ export interface EvaluationOptions {
   readonly session?: SessionOptions;
 }
 
-export interface Evaluation {
-  /** Mean cross-entropy per trained token, in nats. */
-  readonly loss: number;
+/** An evaluation of a language model. */
+export interface LmEvaluation extends Evaluation {
   /** exp(loss) */
   readonly perplexity: number;
-  readonly tokens: number;
-}
-
-/** Evaluates a model on packs again and again with the same compiled sessions. */
-export interface Evaluator {
-  run(packs: readonly Pack[]): Promise<Evaluation>;
-  close(): Promise<void>;
 }
 
 /**
- * Loss and perplexity of a causal language model on packed examples. Each batch is averaged over its own trained tokens and
- * the batches are weighted by them, so the figure does not depend on the batch size.
+ * Loss and perplexity of a causal language model on packed examples. Throws `data-empty` when no token of them is
+ * trained, `data-invalid` for tokens the model does not know.
  */
-export function createEvaluator(model: CausalLm, options: EvaluationOptions): Evaluator {
-  const compiled = new Map<number, Promise<{ step: StepGraph; session: Session }>>();
-  const compile = async (length: number) => {
-    const step = evaluationGraph(model, { batch: options.batchSize, length });
-    return { step, session: await createSession(step.graph, options.session) };
-  };
-  return {
-    async run(packs) {
-      checkPacks(model, packs);
-      checkTrained(packs, "evaluation data");
-      let [sum, tokens] = [0, 0];
-      const padId = knownPadId(model, options.padId);
-      for (const batch of batches(packs, { ...options, padId, shuffle: false })) {
-        if (batch.targets === 0) continue;
-        const known = compiled.get(batch.length) ?? compile(batch.length);
-        compiled.set(batch.length, known);
-        const { step, session } = await known;
-        const feeds = {
-          ...batchFeeds(batch, batch.targets),
-          ...parameterFeeds(step.graph, model.parameters),
-        };
-        const { loss } = await session.run(onlyRead(step, feeds));
-        sum += scalarOf(loss) * batch.targets;
-        tokens += batch.targets;
-      }
-      const mean = sum / tokens;
-      return { loss: mean, perplexity: Math.exp(mean), tokens };
-    },
-    async close() {
-      const ready = await settled(compiled);
-      compiled.clear();
-      await closeAll(ready.map(({ session }) => session.release));
-    },
-  };
-}
-
-/** As `createEvaluator`, for one evaluation. */
 export async function evaluateOnce(
   model: CausalLm,
   packs: readonly Pack[],
   options: EvaluationOptions,
-): Promise<Evaluation> {
-  const evaluator = createEvaluator(model, options);
+): Promise<LmEvaluation> {
+  checkTrained(packs, "evaluation data");
+  const objective = nextToken(model, { ...options, validation: packs });
+  const evaluator = createEvaluator(objective, options);
   try {
-    return await evaluator.run(packs);
+    const evaluation = await evaluator.run(objective.validation?.() ?? []);
+    return { ...evaluation, perplexity: Math.exp(evaluation.loss) };
   } finally {
     await evaluator.close();
   }

@@ -1,152 +1,77 @@
 import { vjp } from "../autodiff/index.js";
 import { TunesmithError } from "../errors/index.js";
 import { type Graph, input, makeGraph, ops, reach, substitute, type Value } from "../graph/index.js";
-import { type CausalLm, inputsOf, type LmOutputs, type Parameter } from "../models/index.js";
-import { crossEntropy, crossEntropyForward } from "./losses/cross-entropy.js";
-import { recomputeBlocks } from "./recompute.js";
-
-export interface StepShape {
-  readonly batch: number;
-  readonly length: number;
-}
-
-export interface StepOptions extends StepShape {
-  /** Rows of logits that exist at one time. Default: as many as keep them under 16 MB, at least 16. */
-  readonly chunkRows?: number;
-  /** Recompute each block in the backward pass: about half the activation memory for about a third more time. */
-  readonly recompute?: boolean;
-}
+import { dropoutOf, inputsOf, type Model, type Parameter } from "../models/index.js";
+import type { LayOptions, LossGraph, Objective, StepShape } from "./objective.js";
 
 /** A graph that computes the loss of one batch, and the gradients of the trainable parameters it reaches. */
-export interface StepGraph extends StepShape {
+export interface StepGraph {
+  readonly shape: StepShape;
   readonly graph: Graph;
   /** Trainable parameters with a gradient output `grad/<name>`. */
   readonly trained: readonly Parameter[];
 }
 
-/** Graph inputs of a batch, all `[batch, length]`: what a data loader gives. */
-export interface StepInputs {
-  /** int32 */
-  readonly ids: Value;
-  /** int32, restarting in every packed document. */
-  readonly positions: Value;
-  /** int32, 0 for padding. */
-  readonly segments: Value;
-  /** int32, the next token; −1 where there is none. */
-  readonly labels: Value;
-  /** float32, what each label counts; the caller divides by the number of tokens of the whole step. */
-  readonly weights: Value;
-}
-
-const CHUNK_BYTES = 16 * 1024 * 1024;
-
-export function stepInputs({ batch, length }: StepShape): StepInputs {
-  const matrix = (name: string, dtype: "int32" | "float32") => input(name, dtype, [batch, length]);
-  return {
-    ids: matrix("ids", "int32"),
-    positions: matrix("positions", "int32"),
-    segments: matrix("segments", "int32"),
-    labels: matrix("labels", "int32"),
-    weights: matrix("weights", "float32"),
-  };
-}
-
-const chunkRowsFor = (model: CausalLm, options: StepOptions): number => {
-  const tokens = options.batch * options.length;
-  return Math.min(
-    tokens,
-    options.chunkRows ?? Math.max(16, Math.floor(CHUNK_BYTES / (4 * model.sizes.vocabSize))),
-  );
-};
-
-/** Forward pass and loss of one batch over given step inputs. */
-export function lossOf(
-  model: CausalLm,
-  inputs: StepInputs,
-  options: StepOptions,
-  training: boolean,
-): { loss: Value; outputs: LmOutputs } {
-  const long = (value: Value) => ops.cast(value, "int64");
-  const built = model.build({
-    ids: long(inputs.ids),
-    positions: long(inputs.positions),
-    segments: inputs.segments,
-    training,
-  });
-  const outputs = training && options.recompute ? recomputeBlocks(built) : built;
-  const rows = options.batch * options.length;
-  const parts = {
-    hidden: outputs.hidden,
-    logits: outputs.logits,
-    labels: ops.reshape(long(inputs.labels), [rows]),
-    weights: ops.reshape(inputs.weights, [rows]),
-    chunkRows: chunkRowsFor(model, options),
-  };
-  return { loss: training ? crossEntropy(parts) : crossEntropyForward(parts), outputs };
-}
+/** Names of the scalar inputs by which a micro-batch counts. */
+export const SCALE = "loss_scale";
+export const SHARE = "batch_share";
 
 /**
- * The training graph of a model for one batch shape. Throws `zero-update` naming a trainable parameter that the loss
- * does not depend on, `op-not-differentiable` from differentiation.
+ * The training graph of an objective for one batch shape. Besides the batch and the parameters it reads `loss_scale`, one over
+ * the items of the whole update, and `batch_share`, this batch's part of them. Throws `zero-update` naming a trainable
+ * parameter that the loss does not depend on, `op-not-differentiable` from differentiation.
  */
-export function trainingGraph(model: CausalLm, options: StepOptions): StepGraph {
-  const { loss } = lossOf(model, stepInputs(options), options, true);
-  return withGradients(model, loss, options);
-}
+export const stepGraph = (
+  objective: Objective,
+  shape: StepShape,
+  options: Omit<LayOptions, "training"> = {},
+): StepGraph =>
+  withGradients(objective.model, objective.lossGraph(shape, { ...options, training: true }), shape);
 
-export function withGradients(model: CausalLm, loss: Value, shape: StepShape): StepGraph {
+function withGradients(model: Model, { loss, penalty }: LossGraph, shape: StepShape): StepGraph {
   const trained = [...model.parameters.values()].filter((parameter) => parameter.trainable);
   if (trained.length === 0) {
     throw new TunesmithError("zero-update", "the model has no trainable parameter", {
       fix: "adapt it first, e.g. adapt(model, lora({ rank: 8 }))",
     });
   }
-  const seed = ops.full(loss.shape, 1, loss.dtype);
+  const scale = input(SCALE, "float32", []);
+  const share = input(SHARE, "float32", []);
   const gradients = vjp(
-    [{ output: loss, gradient: seed }],
+    [{ output: loss, gradient: scale }, ...(penalty ? [{ output: penalty, gradient: share }] : [])],
     trained.map(({ value }) => value),
   );
-  const idle = trained.filter((_, index) => gradients[index] === undefined);
-  if (idle[0]) {
-    throw new TunesmithError(
-      "zero-update",
-      `the loss does not depend on ${idle.length} trainable tensors: ${idle
-        .slice(0, 3)
-        .map(({ name }) => name)
-        .join(", ")}`,
-      {
-        fix: "switch their adapter on, or freeze them",
-        details: { parameters: idle.map(({ name }) => name) },
-      },
-    );
-  }
+  checkReached(trained, gradients);
+  const scaled = ops.mul(loss, scale);
   const outputs: [string, Value][] = [
-    ["loss", loss],
+    ["loss", penalty ? ops.add(scaled, ops.mul(penalty, share)) : scaled],
     ...trained.map(({ name }, index): [string, Value] => [`grad/${name}`, gradients[index] as Value]),
   ];
-  const values = outputs.map(([, value]) => value);
-  return {
-    graph: makeGraph("train", inputsOf(values), outputs),
-    trained,
-    batch: shape.batch,
-    length: shape.length,
-  };
+  const inputs = inputsOf(outputs.map(([, value]) => value));
+  return { graph: makeGraph("train", inputs, outputs), trained, shape };
 }
 
-/** The evaluation graph: the loss alone. */
-export function evaluationGraph(model: CausalLm, options: StepOptions): StepGraph {
-  const { loss } = lossOf(model, stepInputs(options), options, false);
-  return {
-    graph: makeGraph("evaluate", inputsOf([loss]), [["loss", loss]]),
-    trained: [],
-    batch: options.batch,
-    length: options.length,
-  };
+function checkReached(trained: readonly Parameter[], gradients: readonly (Value | undefined)[]): void {
+  const idle = trained.filter((_, index) => gradients[index] === undefined).map(({ name }) => name);
+  if (idle.length === 0) return;
+  throw new TunesmithError(
+    "zero-update",
+    `the loss does not depend on ${idle.length} trainable tensors: ${idle.slice(0, 3).join(", ")}`,
+    { fix: "switch their adapter on, or freeze them", details: { parameters: idle } },
+  );
+}
+
+/** The evaluation graph: the summed loss, and the outputs scores are made of. */
+export function evaluationGraph(objective: Objective, shape: StepShape): StepGraph {
+  const { loss, outputs = {} } = objective.lossGraph(shape, { training: false });
+  const named: [string, Value][] = [["loss", loss], ...Object.entries(outputs)];
+  const inputs = inputsOf(named.map(([, value]) => value));
+  return { graph: makeGraph("evaluate", inputs, named), trained: [], shape };
 }
 
 /** A training graph cut at the last block boundary below which nothing depends on a parameter. */
 export interface PrefixGraphs {
-  /** Computes `prefix` `[tokens, hidden]` from the batch. */
+  /** Computes `prefix` from the batch. */
   readonly prefix: Graph;
   /** The training step from there on; reads the batch and `prefix`. */
   readonly suffix: StepGraph;
@@ -155,20 +80,32 @@ export interface PrefixGraphs {
 }
 
 /** Splits the step so that activations of a frozen lower part can be kept; undefined when nothing is frozen below. */
-export function prefixGraphs(model: CausalLm, options: StepOptions): PrefixGraphs | undefined {
-  const { loss, outputs } = lossOf(model, stepInputs(options), options, true);
-  const fed = new Set(["ids", "positions", "segments"]);
+export function prefixGraphs(
+  objective: Objective,
+  shape: StepShape,
+  options: Omit<LayOptions, "training"> = {},
+): PrefixGraphs | undefined {
+  const { model } = objective;
+  const laid = objective.lossGraph(shape, { ...options, training: true });
+  const { boundaries = [] } = laid;
   const isFrozen = (value: Value) =>
-    reach([value]).values.every(({ source, name }) => source.kind !== "input" || fed.has(String(name)));
-  const block = outputs.boundaries.findLastIndex(isFrozen);
-  const boundary = outputs.boundaries[block];
+    reach([value]).values.every(
+      (below) =>
+        below.source.kind !== "input" ||
+        (!model.parameters.has(String(below.name)) && dropoutOf(below) === undefined),
+    );
+  const block = boundaries.findLastIndex(isFrozen);
+  const boundary = boundaries[block];
   if (block <= 0 || !boundary) return undefined;
-  const prefix = input("prefix", "float32", boundary.shape);
-  const whole = makeGraph("loss", [], [["loss", loss]]);
-  const cut = substitute(whole, new Map([[boundary, prefix]]));
+  const prefix = input("prefix", boundary.dtype, boundary.shape);
+  const named: [string, Value][] = [["loss", laid.loss]];
+  if (laid.penalty) named.push(["penalty", laid.penalty]);
+  const cut = substitute(makeGraph("loss", [], named), new Map([[boundary, prefix]]));
+  const penalty = cut.outputs.get("penalty");
+  const above: LossGraph = { loss: cut.outputs.get("loss") as Value, ...(penalty ? { penalty } : {}) };
   return {
     prefix: makeGraph("prefix", inputsOf([boundary]), [["prefix", boundary]]),
-    suffix: withGradients(model, cut.outputs.get("loss") as Value, options),
+    suffix: withGradients(model, above, shape),
     block,
   };
 }

@@ -1,13 +1,31 @@
 export * from "./checkpoint.js";
 export * from "./early-stopping.js";
-export { createEvaluator, type Evaluation, type Evaluator, evaluateOnce } from "./evaluate.js";
+export {
+  createEvaluator,
+  type Evaluation,
+  type EvaluationOptions,
+  type Evaluator,
+  evaluateOnce,
+  type LmEvaluation,
+} from "./evaluate.js";
 export type { PlainData } from "./exact-json.js";
-export { evaluationGraph, prefixGraphs, type StepGraph, trainingGraph } from "./graph.js";
+export { type FitOptions, fit, type TrainEvent, type TrainResult } from "./fit.js";
+export { evaluationGraph, prefixGraphs, type StepGraph, stepGraph } from "./graph.js";
 export * from "./guards.js";
 export { crossEntropy, crossEntropyForward } from "./losses/cross-entropy.js";
 export { type MemoryPlan, type MemoryPlanOptions, memoryPlan } from "./memory-plan.js";
 export * from "./meters.js";
 export * from "./metrics.js";
+export { type NextTokenOptions, nextToken, nextTokenBatch, nextTokenBatches } from "./next-token.js";
+export type {
+  LayOptions,
+  LossGraph,
+  Objective,
+  ScoreKeeper,
+  StepBatch,
+  StepShape,
+} from "./objective.js";
 export * from "./optim/index.js";
-export { createStepper, type Stepper } from "./stepper.js";
-export { type TrainEvent, type TrainOptions, type TrainResult, train } from "./train.js";
+export { createStepper, type Stepper, type StepperOptions } from "./stepper.js";
+export * from "./tracking/index.js";
+export { type TrainOptions, train } from "./train.js";

@@ -8,9 +8,9 @@ import {
   staticShape,
   type Value,
 } from "../graph/index.js";
-import type { CausalLm } from "../models/index.js";
 import { byteLengthOf } from "../tensor/index.js";
-import { type StepOptions, trainingGraph } from "./graph.js";
+import { stepGraph } from "./graph.js";
+import type { Objective, StepShape } from "./objective.js";
 
 /** An estimate of the memory a training run takes, in bytes. */
 export interface MemoryPlan {
@@ -28,7 +28,9 @@ export interface MemoryPlan {
   readonly total: number;
 }
 
-export interface MemoryPlanOptions extends StepOptions {
+export interface MemoryPlanOptions {
+  /** Whether blocks are recomputed in the backward pass. Default false. */
+  readonly recompute?: boolean;
   /** float32 numbers the optimiser keeps per trained one. Default 2 (Adam). */
   readonly stateFactor?: number;
 }
@@ -48,19 +50,25 @@ const RECOMPUTE_FACTOR = 2.2;
  * ```ts
  * import { adapt, lora } from "tunesmith/methods";
  * import { loadModel } from "tunesmith/models";
- * import { memoryPlan } from "tunesmith/training";
+ * import { memoryPlan, nextToken } from "tunesmith/training";
  * const model = await adapt(await loadModel("path/to/model"), lora());
- * console.log(memoryPlan(model, { batch: 4, length: 128 }).total);
+ * const objective = nextToken(model, { batchSize: 4, lengths: [128], padId: 0 });
+ * console.log(memoryPlan(objective, { batch: 4, length: 128 }).total);
  * ```
  */
-export function memoryPlan(model: CausalLm, options: MemoryPlanOptions): MemoryPlan {
-  const { stateFactor = 2, ...shape } = options;
-  const { graph: marked, trained } = trainingGraph(model, shape);
+export function memoryPlan(
+  objective: Objective,
+  shape: StepShape,
+  options: MemoryPlanOptions = {},
+): MemoryPlan {
+  const { stateFactor = 2, recompute = false } = options;
+  const { model } = objective;
+  const { graph: marked, trained } = stepGraph(objective, shape, { recompute });
   const graph = lowerMarkers(marked);
   const weights = sum(constantsOf(graph).map(bytesOf));
   const parameters = sum([...model.parameters.values()].map(({ value }) => bytesOf(value)));
   const gradients = sum(trained.map(({ value }) => bytesOf(value)));
-  const activations = Math.round(peakOf(graph) * (shape.recompute ? RECOMPUTE_FACTOR : 1));
+  const activations = Math.round(peakOf(graph) * (recompute ? RECOMPUTE_FACTOR : 1));
   const optimizer = stateFactor * gradients;
   return {
     weights,

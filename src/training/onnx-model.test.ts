@@ -7,7 +7,7 @@ import { type Pack, packExamples } from "../data/index.js";
 import { adapt, loadAdapter, lora, merge, saveAdapter } from "../methods/index.js";
 import { type CausalLm, exportOnnx, loadFolder, loadModel, logitsOf } from "../models/index.js";
 import { maxAbsDiff } from "../tensor/index.js";
-import { adamw, createEvaluator, type TrainEvent, type TrainOptions, train } from "./index.js";
+import { adamw, evaluateOnce, type TrainEvent, type TrainOptions, train } from "./index.js";
 
 const FIXTURE = (name: string) => new URL(`../../fixtures/models/${name}`, import.meta.url).pathname;
 const ASSET = join(process.env.TUNESMITH_ASSETS ?? "../shared/assets", "models/tiny-random-gpt2/past.onnx");
@@ -48,9 +48,7 @@ async function run(
     onEvent,
     ...extra,
   });
-  const evaluator = createEvaluator(model, shape);
-  const { loss } = await evaluator.run(rows);
-  await evaluator.close();
+  const { loss } = await evaluateOnce(model, rows, shape);
   return { model, losses: [...losses, loss] };
 }
 

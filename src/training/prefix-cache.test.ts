@@ -35,7 +35,8 @@ async function runEpochs(budget: { memory: number; disk: number }) {
     for (const batch of epoch(index)) {
       const feeds = { ids: batch.inputIds };
       const expected = (await computer().compute(feeds)).prefix;
-      expect(await cache.rows(batch, compute)).toEqual(expected);
+      const wanted = { names: batch.packs.map(String), batch: 2, shape: [2 * LENGTH, WIDTH] };
+      expect(await cache.rows(wanted, async () => (await compute(feeds)).prefix)).toEqual(expected);
     }
   }
   const { hits, bytes, diskBytes } = cache;

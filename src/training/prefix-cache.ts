@@ -1,14 +1,20 @@
 import { openScratch, type Scratch } from "#io";
-import type { LoadedBatch } from "../data/index.js";
 import { type Tensor, tensor } from "../tensor/index.js";
 
-/** Activations of packed rows at the first trained block, kept between epochs. */
+/** Rows of a batch whose activations are wanted. */
+export interface WantedRows {
+  /** Names of the rows, the same every epoch; rows of the batch beyond them are padding. */
+  readonly names: readonly string[];
+  /** Rows of the batch, padding included. */
+  readonly batch: number;
+  /** Shape of the activations: their first axis is the rows', or the rows' tokens one after the other. */
+  readonly shape: readonly number[];
+}
+
+/** Activations at the first trained block, kept between epochs. */
 export interface PrefixCache {
-  /** The activations `[tokens, hidden]` of a batch: from the cache when all its rows are there, else computed and kept. */
-  rows(
-    batch: LoadedBatch,
-    compute: (feeds: Record<string, Tensor>) => Promise<Record<string, Tensor>>,
-  ): Promise<Tensor>;
+  /** The activations of a batch: from the cache when all its rows are there, else computed and kept. */
+  rows(wanted: WantedRows, compute: () => Promise<Tensor>): Promise<Tensor>;
   /** Batches answered without computing. */
   readonly hits: number;
   /** Bytes held in memory, and on disk. */
@@ -65,22 +71,18 @@ export function prefixCache(budget: PrefixCacheBudget): PrefixCache {
     get diskBytes() {
       return diskBytes;
     },
-    async rows(batch, compute) {
-      const keys = batch.packs.map((pack) => `${batch.length}/${pack}`);
-      const known = keys.flatMap((key) => kept.get(key) ?? []);
-      const tokens = batch.inputIds.data.length;
-      if (known[0] && known.length === keys.length) {
+    async rows({ names, batch, shape }, compute) {
+      const size = shape.reduce((a, b) => a * b, 1) / batch;
+      const known = names.flatMap((name) => kept.get(name) ?? []);
+      if (known.length > 0 && known.length === names.length) {
         hits++;
-        const size = known[0].length;
-        const whole = new Float32Array((tokens / batch.length) * size);
+        const whole = new Float32Array(batch * size);
         await Promise.all(known.map((row, at) => copyInto(whole.subarray(at * size, (at + 1) * size), row)));
-        return tensor("float32", [tokens, size / batch.length], whole);
+        return tensor("float32", shape, whole);
       }
-      const feeds = { ids: batch.inputIds, positions: batch.positionIds, segments: batch.segmentIds };
-      const prefix = (await compute(feeds)).prefix as Tensor;
-      const size = prefix.data.length / (tokens / batch.length);
-      for (const [at, key] of keys.entries())
-        await keep(key, (prefix.data as Float32Array).subarray(at * size, (at + 1) * size));
+      const prefix = await compute();
+      for (const [at, name] of names.entries())
+        await keep(name, (prefix.data as Float32Array).subarray(at * size, (at + 1) * size));
       return prefix;
     },
     async close() {

@@ -1,20 +1,19 @@
-import type { LoadedBatch } from "../data/index.js";
 import { TunesmithError } from "../errors/index.js";
-import { type CausalLm, dropoutOf, parameterFeeds } from "../models/index.js";
+import { staticShape, type Value } from "../graph/index.js";
+import { dropoutOf, parameterFeeds } from "../models/index.js";
 import { createSession, type Session, type SessionOptions } from "../runtime/index.js";
 import { rng } from "../runtime/random/index.js";
 import { type Tensor, tensor } from "../tensor/index.js";
-import { prefixGraphs, type StepGraph, trainingGraph } from "./graph.js";
+import { prefixGraphs, SCALE, SHARE, type StepGraph, stepGraph } from "./graph.js";
+import type { Objective, StepBatch, StepShape } from "./objective.js";
 import type { Params } from "./optim/index.js";
 import { type PrefixCache, prefixCache } from "./prefix-cache.js";
 
 export interface StepperOptions {
-  readonly batchSize: number;
-  readonly seed: number;
+  /** Seed of dropout. Default 0. */
+  readonly seed?: number;
   readonly session?: SessionOptions;
-  /** Rows of logits alive at one time; see `StepOptions`. */
-  readonly chunkRows?: number;
-  /** Recompute each block's activations in the backward pass instead of keeping them. */
+  /** Recompute each block's activations in the backward pass instead of keeping them. Default false. */
   readonly recompute?: boolean;
   /**
    * Keep activations below the first trained block from epoch 2 on; the most bytes to hold in memory. It needs the same
@@ -31,13 +30,13 @@ export interface StepResult {
   readonly gradients: Params;
 }
 
-/** Runs training graphs, one compiled session per row length. */
+/** Runs training graphs, one compiled session per batch shape. */
 export interface Stepper {
   /**
-   * `targets` is the number of trained tokens of the whole optimiser step, so that micro-batches add up to the mean over
-   * all its tokens. `stream` makes the random numbers of this micro-batch its own.
+   * `total` is the number of items of the whole update, so that micro-batches add up to the mean over all of them.
+   * `stream` makes the random numbers of this micro-batch its own.
    */
-  run(batch: LoadedBatch, targets: number, stream: readonly number[]): Promise<StepResult>;
+  run(batch: StepBatch, total: number, stream: readonly number[]): Promise<StepResult>;
   readonly cache: PrefixCache | undefined;
   close(): Promise<void>;
 }
@@ -45,69 +44,119 @@ export interface Stepper {
 interface Compiled {
   readonly step: StepGraph;
   readonly session: Session;
-  readonly prefix?: Session;
+  readonly prefix?: {
+    readonly session: Session;
+    readonly inputs: readonly Value[];
+    readonly shape: readonly number[];
+  };
 }
 
 /**
- * A stepper for a model: graphs are differentiated and compiled when a row length first appears. Close it after use.
+ * A stepper for an objective: graphs are differentiated and compiled when a batch shape first appears. Close it after use.
  *
- * Throws, at the first run of a length, `zero-update` (nothing to train, or a parameter that the loss does not depend on) and
+ * Throws, at the first run of a shape, `zero-update` (nothing to train, or a parameter that the loss does not depend on) and
  * `op-not-differentiable`.
  */
-export function createStepper(model: CausalLm, options: StepperOptions): Stepper {
-  const compiled = new Map<number, Promise<Compiled>>();
-  const { prefixCacheBytes: memory = 0, prefixDiskBytes: disk = 0 } = options;
+export function createStepper(objective: Objective, options: StepperOptions = {}): Stepper {
+  const { model } = objective;
+  const { prefixCacheBytes: memory = 0, prefixDiskBytes: disk = 0, seed = 0 } = options;
   const cache = memory > 0 || disk > 0 ? prefixCache({ memory, disk }) : undefined;
-  const compile = async (length: number): Promise<Compiled> => {
-    const { batchSize: batch, chunkRows, recompute } = options;
-    const shape = { batch, length, ...(chunkRows ? { chunkRows } : {}), recompute: recompute ?? false };
-    const parts = cache && prefixGraphs(model, shape);
-    const step = parts?.suffix ?? trainingGraph(model, shape);
-    const session = await createSession(step.graph, options.session);
-    if (!parts) return { step, session };
-    try {
-      return { step, session, prefix: await createSession(parts.prefix, options.session) };
-    } catch (error) {
-      await session.release();
-      throw error;
-    }
-  };
-  const forLength = (length: number) => {
-    const known = compiled.get(length) ?? compile(length);
-    compiled.set(length, known);
-    return known;
-  };
+  const sessions = perShape((shape) => compile(objective, shape, options, cache !== undefined));
   return {
     cache,
-    async run(batch, targets, stream) {
-      const { step, session, prefix } = await forLength(batch.length);
+    async run(batch, total, stream) {
+      checkCount(total);
+      const { step, session, prefix } = await sessions.get(batch.shape);
       const feeds: Record<string, Tensor> = {
-        ...batchFeeds(batch, targets),
+        ...batch.feeds,
+        [SCALE]: scalarTensor(1 / total),
+        [SHARE]: scalarTensor(batch.count / total),
         ...parameterFeeds(step.graph, model.parameters),
       };
-      if (prefix && cache) feeds.prefix = await cache.rows(batch, (wanted) => prefix.run(wanted));
-      addMasks(step, feeds, options.seed, stream);
-      const results = await session.run(onlyRead(step, feeds));
+      if (prefix && cache) feeds.prefix = await prefixOf(prefix, cache, batch);
+      addMasks(step, feeds, seed, stream);
+      const results = await session.run(onlyRead(step.graph.inputs, feeds));
       const gradients = new Map(
         step.trained.map(({ name }) => [name, results[`grad/${name}`]?.data as Float32Array] as const),
       );
       return { loss: scalarOf(results.loss), gradients };
     },
     async close() {
-      const ready = await settled(compiled);
-      compiled.clear();
+      const ready = await sessions.clear();
       await closeAll([
-        ...ready.flatMap(({ session, prefix }) => [session.release, prefix?.release]),
+        ...ready.flatMap(({ session, prefix }) => [session.release, prefix?.session.release]),
         cache?.close,
       ]);
     },
   };
 }
 
-/** What was compiled; a failure was the business of the run that asked for it. */
-export async function settled<T>(compiled: ReadonlyMap<number, Promise<T>>): Promise<T[]> {
-  const outcomes = await Promise.allSettled(compiled.values());
-  return outcomes.flatMap((outcome) => (outcome.status === "fulfilled" ? [outcome.value] : []));
+async function compile(
+  objective: Objective,
+  shape: StepShape,
+  { recompute = false, session: how }: StepperOptions,
+  cached: boolean,
+): Promise<Compiled> {
+  const parts = cached ? prefixGraphs(objective, shape, { recompute }) : undefined;
+  const step = parts?.suffix ?? stepGraph(objective, shape, { recompute });
+  const session = await createSession(step.graph, how);
+  if (!parts) return { step, session };
+  try {
+    const { inputs, outputs } = parts.prefix;
+    const size = staticShape((outputs.get("prefix") as Value).shape) as readonly number[];
+    return {
+      step,
+      session,
+      prefix: { session: await createSession(parts.prefix, how), inputs, shape: size },
+    };
+  } catch (error) {
+    await session.release();
+    throw error;
+  }
+}
+
+function prefixOf(
+  { session, inputs, shape }: NonNullable<Compiled["prefix"]>,
+  cache: PrefixCache,
+  batch: StepBatch,
+): Promise<Tensor> {
+  const { rows = [], feeds } = batch;
+  const key = shapeKey(batch.shape);
+  const wanted = {
+    names: rows.map((row) => `${key}/${row}`),
+    batch: batch.shape.batch as number,
+    shape,
+  };
+  return cache.rows(wanted, async () => (await session.run(onlyRead(inputs, feeds))).prefix as Tensor);
+}
+
+const shapeKey = (shape: StepShape): string =>
+  Object.entries(shape)
+    .map(([axis, size]) => `${axis}=${size}`)
+    .join();
+
+/** Sessions made when a shape is first asked for. */
+export interface PerShape<T> {
+  get(shape: StepShape): Promise<T>;
+  /** What was compiled, to be closed; a failure was the business of the run that asked for it. */
+  clear(): Promise<T[]>;
+}
+
+export function perShape<T>(make: (shape: StepShape) => Promise<T>): PerShape<T> {
+  const made = new Map<string, Promise<T>>();
+  return {
+    get(shape) {
+      const key = shapeKey(shape);
+      const known = made.get(key) ?? make(shape);
+      made.set(key, known);
+      return known;
+    },
+    async clear() {
+      const outcomes = await Promise.allSettled(made.values());
+      made.clear();
+      return outcomes.flatMap((outcome) => (outcome.status === "fulfilled" ? [outcome.value] : []));
+    },
+  };
 }
 
 /** Closes everything, then throws the first failure: one that cannot be closed keeps no other open. */
@@ -120,21 +169,13 @@ export async function closeAll(closers: readonly ((() => Promise<void>) | undefi
 /** The value of a scalar result; NaN when it is absent. */
 export const scalarOf = (tensor: Tensor | undefined): number => Number(tensor?.data[0] ?? Number.NaN);
 
-/** A batch under the names of `stepInputs`, its loss weights divided by the step's number of trained tokens. */
-export function batchFeeds(batch: LoadedBatch, targets: number): Record<string, Tensor> {
-  if (targets <= 0) {
-    throw new TunesmithError("data-invalid", "a step has no trained token", {
-      fix: "check the loss masks: every example's completion may have been cut off; raise maxLength",
-    });
-  }
-  const counted = (batch.lossWeights.data as Float32Array).map((weight) => weight / targets);
-  return {
-    ids: batch.inputIds,
-    positions: batch.positionIds,
-    segments: batch.segmentIds,
-    labels: batch.labels,
-    weights: tensor("float32", batch.lossWeights.shape, counted),
-  };
+const scalarTensor = (value: number): Tensor => tensor("float32", [], Float32Array.of(value));
+
+function checkCount(total: number): void {
+  if (total > 0) return;
+  throw new TunesmithError("data-invalid", "a step has nothing to learn from: none of its items is trained", {
+    fix: "check the loss masks: every example's completion may have been cut off; raise maxLength",
+  });
 }
 
 function addMasks(
@@ -158,10 +199,13 @@ function addMasks(
   }
 }
 
-/** Leaves out batch parts the graph does not read (a suffix may not need ids). */
-export const onlyRead = (step: StepGraph, feeds: Record<string, Tensor>): Record<string, Tensor> =>
+/** Leaves out what the graph does not read (a suffix may not need ids). */
+export const onlyRead = (
+  inputs: readonly Value[],
+  feeds: Readonly<Record<string, Tensor>>,
+): Record<string, Tensor> =>
   Object.fromEntries(
-    step.graph.inputs.flatMap(({ name }) => {
+    inputs.flatMap(({ name }) => {
       const feed = feeds[String(name)];
       return feed ? [[String(name), feed] as const] : [];
     }),

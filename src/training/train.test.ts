@@ -12,6 +12,7 @@ import {
   evaluateOnce,
   loadCheckpoint,
   loadLatest,
+  nextToken,
   type TrainEvent,
   type TrainOptions,
   train,
@@ -106,8 +107,9 @@ describe.each([
 
 test("recomputation starts from kept activations too", async () => {
   const upper = { layers: [1], targets: ["c_attn"] };
-  const shape = { batch: 2, length: 8, recompute: true };
-  const parts = prefixGraphs(await model("gpt2", upper), shape);
+  const shape = { batch: 2, length: 8 };
+  const objective = nextToken(await model("gpt2", upper), { batchSize: 2, lengths: [8], padId: 0 });
+  const parts = prefixGraphs(objective, shape, { recompute: true });
   expect(parts?.block).toBe(1);
   expect(parts?.suffix.graph.inputs.map(({ name }) => name)).toContain("prefix");
   const plain = await losses(await model("gpt2", upper), { steps: 7 });

@@ -2,7 +2,7 @@
 import { adapt, lora } from "../../src/methods/index.js";
 import { defaultModelPath, loadModel, parameterFeeds } from "../../src/models/index.js";
 import { type Tensor, tensor } from "../../src/tensor/index.js";
-import { trainingGraph } from "../../src/training/index.js";
+import { nextToken, stepGraph } from "../../src/training/index.js";
 import { noise } from "./noise.js";
 import type { GraphAndFeeds } from "./training-graph.js";
 
@@ -18,10 +18,12 @@ export async function shippedGraph(folder: URL): Promise<GraphAndFeeds> {
     if (name.includes("lora_B"))
       (value.data as Float32Array).set(noise(++seed, value.shape, 0.05).data as never);
   }
-  const { graph } = trainingGraph(model, { batch: BATCH, length: LENGTH });
+  const objective = nextToken(model, { batchSize: BATCH, lengths: [LENGTH], padId: 0 });
+  const { graph } = stepGraph(objective, { batch: BATCH, length: LENGTH });
   const known: Record<string, Tensor> = {
     ...parameterFeeds(graph, model.parameters),
     ...rows(base.sizes.vocabSize),
+    loss_scale: tensor("float32", [], [1 / (BATCH * (LENGTH - 1))]),
   };
   const feeds = graph.inputs.map(({ name }) => [String(name), known[String(name)] as Tensor] as const);
   return { graph, feeds: Object.fromEntries(feeds) };
@@ -36,7 +38,6 @@ function rows(vocabulary: number): Record<string, Tensor> {
       [BATCH, LENGTH],
       ids.map((_, at) => value(at)),
     );
-  const targets = BATCH * (LENGTH - 1);
   return {
     ids: ints((at) => ids[at] as number),
     positions: ints((at) => at % LENGTH),
@@ -45,7 +46,7 @@ function rows(vocabulary: number): Record<string, Tensor> {
     weights: tensor(
       "float32",
       [BATCH, LENGTH],
-      ids.map((_, at) => (last(at) ? 0 : 1 / targets)),
+      ids.map((_, at) => (last(at) ? 0 : 1)),
     ),
   };
 }

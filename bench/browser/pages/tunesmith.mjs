@@ -1,11 +1,11 @@
 // The work in Tunesmith: training in a worker with two WASM threads.
-import { collate, packExamples } from "tunesmith/data";
+import { packExamples } from "tunesmith/data";
 import { constant } from "tunesmith/graph";
 import { adapt, lora } from "tunesmith/methods";
 import { causalLm } from "tunesmith/models";
 import { configureRuntime } from "tunesmith/runtime";
 import { tensor } from "tunesmith/tensor";
-import { adamw, createStepper } from "tunesmith/training";
+import { adamw, createStepper, nextToken, nextTokenBatches } from "tunesmith/training";
 import { trainer } from "./measure.mjs";
 
 async function prepare(work) {
@@ -21,14 +21,16 @@ async function prepare(work) {
   const optimizer = adamw({ lr: work.learningRate, weightDecay: 0 });
   const state = optimizer.init(params);
   const session = { backend: "wasm", threads: 2, worker: true };
-  const stepper = createStepper(model, { batchSize: batch, seed: 0, session });
+  const stepper = createStepper(nextToken(model, plan(batch, length)), { session });
   return async (ids, at) => {
     const data = rows(ids, batch, length);
-    const { loss, gradients } = await stepper.run(data, data.targets, [at]);
+    const { loss, gradients } = await stepper.run(data, data.count, [at]);
     optimizer.step(params, gradients, state, { step: at });
     return loss;
   };
 }
+
+const plan = (batchSize, length) => ({ batchSize, lengths: [length], padId: 0 });
 
 function rows(ids, batch, length) {
   const examples = Array.from({ length: batch }, (_, row) => ({
@@ -36,8 +38,8 @@ function rows(ids, batch, length) {
     lossMask: new Uint8Array(length).fill(1, 1),
   }));
   const packs = packExamples(examples, { length, strategy: "none" });
-  const state = { epoch: 0, step: 0 };
-  return { ...collate(packs, { batch, length, padId: 0 }), length, packs: packs.map((_, at) => at), state };
+  const [first] = nextTokenBatches(packs, plan(batch, length));
+  return first;
 }
 
 export const library = trainer(prepare);

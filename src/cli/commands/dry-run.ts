@@ -1,5 +1,5 @@
 import { isAdapted, isUnfrozen } from "../../methods/index.js";
-import { type MemoryPlan, memoryPlan } from "../../training/index.js";
+import { type MemoryPlan, memoryPlan, nextToken } from "../../training/index.js";
 import { formatBytes, table, type Ui } from "../ui.js";
 import { type Prepared, type RunConfig, trainableCount } from "./train.js";
 
@@ -8,9 +8,10 @@ export function dryRun(config: RunConfig, prepared: Prepared, ui: Ui): void {
   const { model, steps, stepsPerEpoch, lengths } = prepared;
   const parameters = trainableCount(model);
   const sites = trainedPlaces(prepared);
-  const memory = memoryPlan(model, {
-    batch: config.batchSize,
-    length: Math.max(...lengths),
+  const { padId } = prepared;
+  const { batchSize } = config;
+  const shape = { batch: batchSize, length: Math.max(...lengths) };
+  const memory = memoryPlan(nextToken(model, { batchSize, lengths, padId }), shape, {
     recompute: config.recompute,
     stateFactor: config.optimizer === "sgd" ? 0 : 2,
   });

@@ -1,6 +1,6 @@
 import { type Pack, paddingId, prepareRows } from "../../data/index.js";
 import type { Tokenizer } from "../../models/index.js";
-import { createEvaluator } from "../../training/index.js";
+import { createEvaluator, nextToken, nextTokenBatches } from "../../training/index.js";
 import type { Context } from "../command.js";
 import type { EvalConfig } from "../config/schema.js";
 import { formatCount, table } from "../ui.js";
@@ -31,7 +31,7 @@ export async function runEval(config: EvalConfig, { ui, signal }: Context): Prom
     padId: paddingId(tokenizer),
     session: sessionOf(config),
   };
-  const evaluator = createEvaluator(model, options);
+  const evaluator = createEvaluator(nextToken(model, { ...options, validation: packs }), options);
   const bar = ui.progress("evaluating", packs.length);
   let [sum, tokens] = [0, 0];
   try {
@@ -39,9 +39,11 @@ export async function runEval(config: EvalConfig, { ui, signal }: Context): Prom
     const slice = config.batchSize * 4;
     for (let at = 0; at < packs.length; at += slice) {
       throwIfAborted(signal);
-      const part = await evaluator.run(packs.slice(at, at + slice));
-      sum += part.loss * part.tokens;
-      tokens += part.tokens;
+      const batches = nextTokenBatches(packs.slice(at, at + slice), options);
+      const part = await evaluator.run(batches);
+      if (part.count === 0) continue;
+      sum += part.loss * part.count;
+      tokens += part.count;
       bar.update(Math.min(at + slice, packs.length), `loss ${(sum / tokens).toFixed(4)}`);
     }
   } finally {

@@ -71,7 +71,8 @@ export async function runQuickstart(options: Options, context: Context): Promise
   const before = await evaluate(model, heldOut, options);
   const result = await trainOn(packs, heldOut, model, options, context, before.perplexity);
   const after = result.evaluation ?? (await evaluate(model, heldOut, options));
-  ui.say(`held-out perplexity ${before.perplexity.toFixed(2)} -> ${after.perplexity.toFixed(2)}`);
+  const perplexityAfter = Math.exp(after.loss);
+  ui.say(`held-out perplexity ${before.perplexity.toFixed(2)} -> ${perplexityAfter.toFixed(2)}`);
   await sample("after", model, prompt, context);
   const saved = await saveAndCheck(base, model, options, ui);
   const seconds = (performance.now() - started) / 1000;
@@ -84,7 +85,7 @@ export async function runQuickstart(options: Options, context: Context): Promise
     steps: result.steps,
     tokensPerSecond: result.tokensPerSecond,
     perplexityBefore: before.perplexity,
-    perplexityAfter: after.perplexity,
+    perplexityAfter,
     ...saved,
   });
 }
@@ -176,7 +177,7 @@ async function trainOn(
       evalEvery: Math.max(1, Math.round(steps / 5)),
       signal,
       onEvent(event) {
-        if (event.type === "evaluation") heldOutPerplexity = event.perplexity;
+        if (event.type === "evaluation") heldOutPerplexity = Math.exp(event.loss);
         if (event.type !== "step") return;
         const speed = `${formatCount(Math.round(event.tokensPerSecond))} tokens/s`;
         bar.update(

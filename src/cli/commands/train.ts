@@ -64,11 +64,11 @@ export async function runTrain(config: RunConfig, context: Context): Promise<voi
     `${JSON.stringify(savedConfig(config), null, 2)}\n`,
   );
   const before = await evaluation(prepared, config);
-  if (before) ui.say(`before: loss ${before.loss.toFixed(4)}, perplexity ${before.perplexity.toFixed(2)}`);
+  if (before) ui.say(`before: loss ${before.loss.toFixed(4)}, perplexity ${perplexityOf(before).toFixed(2)}`);
   throwIfAborted(signal);
   const result = await trainWithBar(config, prepared, context);
   const after = result.evaluation ?? (await evaluation(prepared, config));
-  if (after) ui.say(`after:  loss ${after.loss.toFixed(4)}, perplexity ${after.perplexity.toFixed(2)}`);
+  if (after) ui.say(`after:  loss ${after.loss.toFixed(4)}, perplexity ${perplexityOf(after).toFixed(2)}`);
   const receipt = await saveResult(prepared.model, config.out, ui);
   const seconds = (performance.now() - started) / 1000;
   ui.say(`wrote ${config.out} in ${formatDuration(seconds)}`);
@@ -79,8 +79,8 @@ export async function runTrain(config: RunConfig, context: Context): Promise<voi
     finalLoss: Number.isFinite(result.finalLoss) ? result.finalLoss : null,
     lossBefore: before?.loss ?? null,
     lossAfter: after?.loss ?? null,
-    perplexityBefore: before?.perplexity ?? null,
-    perplexityAfter: after?.perplexity ?? null,
+    perplexityBefore: before ? perplexityOf(before) : null,
+    perplexityAfter: after ? perplexityOf(after) : null,
     tokensPerSecond: result.tokensPerSecond,
     restoredStep: result.restoredStep ?? null,
     seconds,
@@ -211,6 +211,8 @@ function optimizerOf(config: TrainConfig, totalSteps: number): Optimizer {
   return make({ lr, weightDecay, maxGradNorm, schedule });
 }
 
+const perplexityOf = ({ loss }: Evaluation): number => Math.exp(loss);
+
 async function evaluation(prepared: Prepared, config: RunConfig): Promise<Evaluation | undefined> {
   const { padId, model, validation, validationLengths: lengths } = prepared;
   if (validation.length === 0) return undefined;
@@ -256,7 +258,8 @@ async function trainWithBar(
     signal,
     onEvent(event) {
       if (event.type === "resumed") ui.note(`continuing after step ${event.step}`);
-      else if (event.type === "evaluation") evaluated = `  perplexity ${event.perplexity.toFixed(2)}`;
+      else if (event.type === "evaluation")
+        evaluated = `  perplexity ${Number(event.scores.perplexity).toFixed(2)}`;
       else if (event.type === "step") {
         const speed = `${formatCount(Math.round(event.tokensPerSecond))} tokens/s`;
         bar.update(event.step, `loss ${event.loss.toFixed(4)}${evaluated}  ${speed}`);

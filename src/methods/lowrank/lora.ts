@@ -2,7 +2,7 @@ import { z } from "zod";
 import { TunesmithError } from "../../errors/index.js";
 import { ops, type Value } from "../../graph/index.js";
 import { parseConfig, siteConfigSchema } from "../config.js";
-import type { Adaptation, Method, SiteShape, TensorSpec, TensorValues } from "../method.js";
+import type { Adaptation, Method, SiteCall, SiteShape, TensorSpec, TensorValues } from "../method.js";
 import { patternValue } from "../targets.js";
 import { type LoraInit, loraInitSchema, loraInits } from "./lora-init.js";
 
@@ -107,32 +107,21 @@ function doraFactor(v: Value, magnitude: Value): Value {
 
 /** y + gate·s·B·A·x, B's product accumulated onto y inside one Gemm. */
 function update(
-  y: Value,
-  x: Value,
-  gate: Value,
-  values: TensorValues,
-  site: SiteShape,
+  { apply, mix, site, tensors }: SiteCall,
+  [y, x, gate]: readonly [Value, Value, Value],
   config: LoraConfig,
-): Value {
-  const { a, b } = factors(values, site);
-  const down = site.kind === "embedding" ? rowsOf(a, x) : ops.gemm(x, a, undefined, { transB: true });
-  const { scale } = loraScale(site.path, config);
-  return ops.gemm(ops.mul(down, gate), b, y, { transB: true, alpha: scale });
-}
-
-/** Columns of A for token ids, `[tokens, r]`. */
-function rowsOf(a: Value, ids: Value): Value {
-  const picked = ops.gather(ops.transpose(a, [1, 0]), ids);
-  return ops.reshape(picked, [-1, a.shape[0] ?? 1], [ids]);
+) {
+  const { a, b } = factors(tensors, site);
+  return mix(ops.mul(apply(x, a), gate), b, { onto: y, alpha: loraScale(site.path, config).scale });
 }
 
 /** Low-Rank Adaptation (arXiv 2106.09685): W' = W + s·B·A, with DoRA, rsLoRA and the initialisations of PEFT. */
-export const loraMethod: Method<LoraConfig> = {
+export const loraMethod = {
   name: "lora",
   summary: "low-rank update B·A of a frozen weight",
   paper: "2106.09685",
   schema,
-  kinds: ["linear", "embedding"],
+  kinds: ["linear", "embedding", "conv"],
   tensors,
   weight(weight, values, site, config) {
     const v = additive(weight, values, site, config);
@@ -142,22 +131,22 @@ export const loraMethod: Method<LoraConfig> = {
   biasDelta(values, site, config) {
     return values.lora_bias && ops.mul(values.lora_bias, loraScale(site.path, config).scale);
   },
-  forward({ x, y, gate, tensors: values, site, weight, bias, dropped }, config) {
-    const input = config.dropout > 0 && site.kind === "linear" ? dropped(x, config.dropout) : x;
+  forward(call, config) {
+    const { x, y, gate, tensors: values, site, weight, bias, apply, perFeature } = call;
+    const input = config.dropout > 0 && site.kind !== "embedding" ? call.dropped(x, config.dropout) : x;
+    const { scale } = loraScale(site.path, config);
     const biased = (value: Value) =>
-      values.lora_bias
-        ? ops.add(value, ops.mul(ops.mul(values.lora_bias, loraScale(site.path, config).scale), gate))
-        : value;
+      values.lora_bias ? ops.add(value, ops.mul(ops.mul(perFeature(values.lora_bias), scale), gate)) : value;
     const magnitude = values.lora_magnitude_vector;
-    if (!magnitude) return biased(update(y, input, gate, values, site, config));
+    if (!magnitude) return biased(update(call, [y, input, gate], config));
     // y + (f − 1)·W0·x_d + f·s·B·A·x_d with f = m/‖V‖; without dropout W0·x_d is y less its bias.
-    const factor = ops.transpose(doraFactor(additive(weight(), values, site, config), magnitude), [1, 0]);
-    const linear =
-      input === x ? (bias ? ops.sub(y, bias) : y) : ops.gemm(input, weight(), undefined, { transB: true });
-    const full = ops.sub(ops.mul(update(linear, input, ops.scalar(1), values, site, config), factor), linear);
+    const factor = doraFactor(additive(weight(), values, site, config), magnitude);
+    const linear = input === x ? (bias ? ops.sub(y, bias) : y) : apply(input, weight());
+    const whole = update(call, [linear, input, ops.scalar(1)], config);
+    const full = ops.sub(ops.mul(whole, perFeature(ops.squeeze(factor, 1))), linear);
     return biased(ops.add(y, ops.mul(full, gate)));
   },
-};
+} satisfies Method<LoraConfig>;
 
 /**
  * LoRA with a configuration. Defaults are PEFT's: rank 8, alpha 8, no dropout, no bias.

@@ -1,6 +1,6 @@
 import { fileExists, joinPath, listDir, stat } from "#io";
 import { TunesmithError } from "../../errors/index.js";
-import { type CausalLm, nearest, readJson } from "../../models/index.js";
+import { type Model, nearest, readJson } from "../../models/index.js";
 import { openSharded, readTensor, type TensorFile, tensorsEqual, toFloat32 } from "../../tensor/index.js";
 import { type Adapter, createAdapter } from "../adapter.js";
 import { checkFingerprint, type Fingerprint } from "../fingerprint.js";
@@ -37,7 +37,7 @@ export interface ReadAdapter {
  * `target-not-found`.
  */
 export async function loadPeft(
-  model: CausalLm,
+  model: Model,
   folder: string,
   options: LoadAdapterOptions = {},
 ): Promise<Adapter> {
@@ -46,7 +46,7 @@ export async function loadPeft(
 
 /** As `loadPeft`, with the warnings. */
 export async function readPeft(
-  model: CausalLm,
+  model: Model,
   given: string,
   options: LoadAdapterOptions = {},
 ): Promise<ReadAdapter> {
@@ -104,7 +104,7 @@ async function openAdapterFile(folder: string): Promise<TensorFile> {
 }
 
 /** Compares the base with what the file says of the one it was trained on. */
-async function checkBase(model: CausalLm, file: TensorFile): Promise<void> {
+async function checkBase(model: Model, file: TensorFile): Promise<void> {
   const prints = file.metadata.get(FINGERPRINT_KEY);
   if (prints === undefined) return;
   const expected = parseFingerprint(prints);
@@ -130,7 +130,7 @@ function parseFingerprint(text: string): Fingerprint | undefined {
   }
 }
 
-function tokenizerWarnings(model: CausalLm, file: TensorFile): string[] {
+function tokenizerWarnings(model: Model, file: TensorFile): string[] {
   const expected = file.metadata.get(TOKENIZER_KEY);
   if (expected === undefined || !model.tokenizer || model.tokenizer.hash === expected) return [];
   return ["the model's tokenizer is not the one the adapter was trained with"];
@@ -164,13 +164,13 @@ async function fillRest(adapter: Adapter, file: TensorFile): Promise<void> {
   }
 }
 
-async function checkLeftOver(adapter: Adapter, file: TensorFile, model: CausalLm): Promise<void> {
+async function checkLeftOver(adapter: Adapter, file: TensorFile, model: Model): Promise<void> {
   const used = new Set(peftNames(adapter).values());
   for (const name of file.entries.keys()) if (!used.has(name)) await checkExtra(name, file, model);
 }
 
 /** A stored copy of a base weight must be the base's own; anything else that is left over is an error. */
-async function checkExtra(name: string, file: TensorFile, model: CausalLm): Promise<void> {
+async function checkExtra(name: string, file: TensorFile, model: Model): Promise<void> {
   const base = name.startsWith(PREFIX) ? name.slice(PREFIX.length).replace(".base_layer.", ".") : "";
   const own = model.weights.get(base)?.source ?? tiedHead(base, model);
   if (own?.kind === "constant" && name.includes(".base_layer.")) {
@@ -187,7 +187,7 @@ async function checkExtra(name: string, file: TensorFile, model: CausalLm): Prom
 }
 
 /** A tied output head is stored under its own name. */
-function tiedHead(name: string, model: CausalLm) {
+function tiedHead(name: string, model: Model) {
   if (name !== "lm_head.weight") return undefined;
   const embedding = [...model.weights.keys()].find((key) => /(embed_tokens|wte)\.weight$/.test(key));
   return embedding === undefined ? undefined : model.weights.get(embedding)?.source;

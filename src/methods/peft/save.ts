@@ -1,6 +1,6 @@
 import { joinPath, makeDir, writeFileAtomic } from "#io";
 import { TunesmithError } from "../../errors/index.js";
-import { type CausalLm, probeOutputs, sitesOf } from "../../models/index.js";
+import { type Model, probeOutputs, sitesOf } from "../../models/index.js";
 import { type Tensor, tensor, writeSafetensors } from "../../tensor/index.js";
 import type { Adapter, AdapterSite } from "../adapter.js";
 import { fingerprint, touchedWeights } from "../fingerprint.js";
@@ -18,7 +18,7 @@ import { PREFIX, peftNames } from "./names.js";
  * Writes what it is given: `saveAdapter` checks first that it has an effect. Throws `format-unsupported` for a method
  * that PEFT has no format for, `file-write-failed`.
  */
-export async function savePeft(model: CausalLm, adapter: Adapter, folder: string): Promise<void> {
+export async function savePeft(model: Model, adapter: Adapter, folder: string): Promise<void> {
   const { method } = adapter.adaptation;
   if (method.name !== loraMethod.name) {
     throw new TunesmithError(
@@ -81,7 +81,7 @@ function doubled(path: string, site: AdapterSite): [string, Tensor][] {
  * `all-linear` and the default are written out, since readers expand them by tables of their own; so is an expression
  * with `layers`, which they refuse.
  */
-function savedTargets(model: CausalLm, adapter: Adapter): string | readonly string[] {
+function savedTargets(model: Model, adapter: Adapter): string | readonly string[] {
   const {
     targets = model.defaultTargets,
     exclude,

@@ -1,0 +1,179 @@
+import {
+  type Batch,
+  type BatchState,
+  batches,
+  type LoadedBatch,
+  type Pack,
+  planBatches,
+} from "../data/index.js";
+import { input, ops, type Value } from "../graph/index.js";
+import type { CausalLm } from "../models/index.js";
+import type { Tensor } from "../tensor/index.js";
+import { hashWords } from "./hash.js";
+import { crossEntropy, crossEntropyForward } from "./losses/cross-entropy.js";
+import type { LayOptions, LossGraph, Objective, ScoreKeeper, StepBatch, StepShape } from "./objective.js";
+import { checkPacks, checkTrained, knownPadId } from "./packable.js";
+import { recomputeBlocks } from "./recompute.js";
+
+export interface NextTokenOptions {
+  readonly train?: readonly Pack[];
+  readonly validation?: readonly Pack[] | undefined;
+  /** Rows per micro-batch. */
+  readonly batchSize: number;
+  /** Row lengths; one compiled session each. */
+  readonly lengths: readonly number[];
+  readonly padId: number;
+  /** Rows of logits that exist at one time. Default: as many as keep them under 16 MB, at least 16. */
+  readonly chunkRows?: number | undefined;
+}
+
+const CHUNK_BYTES = 16 * 1024 * 1024;
+
+/**
+ * Next-token prediction over packed rows: the mean cross-entropy of every token that is trained.
+ *
+ * Throws `data-invalid` for rows the model cannot read, `data-empty` when no token is trained.
+ *
+ * @example
+ * ```ts
+ * import type { Pack } from "tunesmith/data";
+ * import type { CausalLm } from "tunesmith/models";
+ * import { adamw, fit, nextToken } from "tunesmith/training";
+ * export const tune = (model: CausalLm, train: readonly Pack[]) =>
+ *   fit(nextToken(model, { train, batchSize: 4, lengths: [128], padId: 0 }), { steps: 10, optimizer: adamw({ lr: 1e-3 }) });
+ * ```
+ */
+export function nextToken(model: CausalLm, options: NextTokenOptions): Objective<CausalLm> {
+  const { train = [], validation = [], batchSize, lengths } = options;
+  const padId = knownPadId(model, options.padId);
+  const plan = { batchSize, lengths, padId };
+  checkRows(model, train, plan, "training data");
+  // What is wrong with the held-out rows would otherwise show after the training.
+  checkRows(model, validation, plan, "validation data");
+  return {
+    name: "next-token",
+    model,
+    identity: {
+      batchSize,
+      lengths: [...lengths],
+      packs: train.length,
+      tokens: train.reduce((sum, pack) => sum + pack.tokens, 0),
+      dataHash: hashOf(train),
+    },
+    lossGraph: (shape, how) => lossGraph(model, shape, options.chunkRows, how),
+    *batches(from: BatchState, seed: number) {
+      const position = { epoch: from.epoch, startStep: from.step, endEpoch: Number.POSITIVE_INFINITY };
+      for (const batch of batches(train, { ...plan, seed, ...position })) yield nextTokenBatch(batch);
+    },
+    ...(validation.length > 0 ? { validation: () => nextTokenBatches(validation, plan) } : {}),
+    scores: perplexityOf,
+  };
+}
+
+function checkRows(
+  model: CausalLm,
+  packs: readonly Pack[],
+  plan: Pick<NextTokenOptions, "batchSize" | "lengths">,
+  what: string,
+): void {
+  if (packs.length === 0) return;
+  checkPacks(model, packs);
+  planBatches(packs, plan);
+  checkTrained(packs, what);
+}
+
+/** One pass over rows in their order, for evaluation. */
+export function* nextTokenBatches(
+  packs: readonly Pack[],
+  plan: { readonly batchSize: number; readonly lengths: readonly number[]; readonly padId: number },
+): Generator<StepBatch> {
+  for (const batch of batches(packs, { ...plan, shuffle: false }))
+    if (batch.targets > 0) yield nextTokenBatch(batch);
+}
+
+/** A batch of packed rows under the names of the loss graph's inputs. */
+export function nextTokenBatch(batch: LoadedBatch): StepBatch {
+  return {
+    shape: { batch: batch.inputIds.shape[0] as number, length: batch.length },
+    feeds: rowFeeds(batch),
+    count: batch.targets,
+    size: batch.tokens,
+    state: batch.state,
+    rows: batch.packs,
+  };
+}
+
+const rowFeeds = (batch: Batch): Record<string, Tensor> => ({
+  ids: batch.inputIds,
+  positions: batch.positionIds,
+  segments: batch.segmentIds,
+  labels: batch.labels,
+  weights: batch.lossWeights,
+});
+
+/** Inputs `[batch, length]`; labels are −1 where there is none, weights what each label counts. */
+function rowInputs({
+  batch,
+  length,
+}: StepShape): Record<"ids" | "positions" | "segments" | "labels" | "weights", Value> {
+  const matrix = (name: string, dtype: "int32" | "float32") =>
+    input(name, dtype, [batch as number, length as number]);
+  return {
+    ids: matrix("ids", "int32"),
+    positions: matrix("positions", "int32"),
+    segments: matrix("segments", "int32"),
+    labels: matrix("labels", "int32"),
+    weights: matrix("weights", "float32"),
+  };
+}
+
+function lossGraph(
+  model: CausalLm,
+  shape: StepShape,
+  chunkRows: number | undefined,
+  { training, recompute }: LayOptions,
+): LossGraph {
+  const inputs = rowInputs(shape);
+  const long = (value: Value) => ops.cast(value, "int64");
+  const built = model.build({
+    ids: long(inputs.ids),
+    positions: long(inputs.positions),
+    segments: inputs.segments,
+    training,
+  });
+  const outputs = training && recompute ? recomputeBlocks(built) : built;
+  const rows = (shape.batch as number) * (shape.length as number);
+  const most = Math.max(16, Math.floor(CHUNK_BYTES / (4 * model.sizes.vocabSize)));
+  const parts = {
+    hidden: outputs.hidden,
+    logits: outputs.logits,
+    labels: ops.reshape(long(inputs.labels), [rows]),
+    weights: ops.reshape(inputs.weights, [rows]),
+    chunkRows: Math.min(rows, chunkRows ?? most),
+  };
+  const loss = training ? crossEntropy(parts) : crossEntropyForward(parts);
+  return { loss, boundaries: outputs.boundaries };
+}
+
+/** Perplexity is a function of the mean loss, which the evaluator knows. */
+const perplexityOf = (): ScoreKeeper => {
+  let [sum, count] = [0, 0];
+  return {
+    add({ loss }, batch) {
+      sum += Number(loss?.data[0]);
+      count += batch.count;
+    },
+    result: () => ({ perplexity: Math.exp(sum / count) }),
+  };
+};
+
+/** A hash over the tokens of all rows and what of them is trained, in their order. */
+function hashOf(packs: readonly Pack[]): string {
+  return hashWords(function* () {
+    for (const { examples } of packs) {
+      yield examples.length;
+      for (const { ids, lossMask } of examples)
+        for (let at = 0; at < ids.length; at++) yield 2 * (ids[at] as number) + (lossMask[at] as number);
+    }
+  });
+}
