@@ -17,6 +17,8 @@ export const errorMeanings = {
   "file-write-failed":
     "A file could not be written: permission, space, or the target is the folder being read.",
   "format-unsupported": "A valid file of a format, version or variant that is not read.",
+  "unsafe-pickle":
+    "A pickled file asks for a Python class or function that is not plain tensor data; nothing was run.",
   offline: "Something must be downloaded and there is no connection, or offline mode is set.",
   "checksum-mismatch": "Bytes differ from the checksum they came with: a damaged download or checkpoint.",
   // tensors and graphs
@@ -49,6 +51,8 @@ export const errorMeanings = {
   "zero-update":
     "Training would change nothing: no trainable tensor, gradients of exactly zero, or updates too small.",
   "checkpoint-mismatch": "A checkpoint belongs to a run with another configuration.",
+  "tracking-failed": "The database of runs could not be opened, read or written.",
+  "run-not-found": "No tracked run, or more than one, has this id or name.",
   "out-of-memory": "The runtime could not allocate memory.",
   // execution
   "runtime-failed": "ONNX Runtime refused a model or failed while running it.",

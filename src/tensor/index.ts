@@ -14,6 +14,7 @@ export {
   type NumericData,
   type TensorData,
 } from "./dtype.js";
+export * from "./formats/index.js";
 export * from "./half.js";
 export * from "./pack.js";
 export { isTensorRef, readRows, readTensor, sliceRef, type TensorRef } from "./ref.js";

@@ -80,6 +80,6 @@ export function tensorFile(
   };
 }
 
-function isSource(location: FileLocation | ByteSource): location is ByteSource {
+export function isSource(location: FileLocation | ByteSource): location is ByteSource {
   return typeof location === "object" && "read" in location;
 }

@@ -1,0 +1,2 @@
+export { openTorch, type TorchFile } from "./open.js";
+export { stateDictOf } from "./state-dict.js";
