@@ -26,6 +26,7 @@ export type {
   StepShape,
 } from "./objective.js";
 export * from "./optim/index.js";
+export * from "./scores/index.js";
 export { createStepper, type Stepper, type StepperOptions } from "./stepper.js";
 export * from "./tracking/index.js";
 export { type TrainOptions, train } from "./train.js";
