@@ -1,5 +1,6 @@
 import { fileExists, joinPath, listDir, makeDir, readText, remove, writeFileAtomic } from "#io";
 import { TunesmithError } from "../errors/index.js";
+import type { Tensor } from "../tensor/index.js";
 import { openSafetensors, writeSafetensors } from "../tensor/safetensors/index.js";
 import { manifestPath, verifyManifest, writeManifest } from "./checkpoint-manifest.js";
 import type { EarlyStoppingState } from "./early-stopping.js";
@@ -12,6 +13,8 @@ const FILES = ["params.safetensors", "optimizer.safetensors", "state.json"] as c
 /** Written when early stopping holds the best parameters, so that a resumed run can still restore them. */
 const BEST = "best.safetensors";
 const VERSION = 1;
+/** Ends the names of 8-bit codes in the optimiser's file; their scales have the name itself. */
+const BYTES = "#8bit";
 
 /** Where a run stands, besides its weights; plain data, stored exactly. */
 export interface RunState {
@@ -118,7 +121,7 @@ export async function saveCheckpoint(
   await remove(folder);
   await makeDir(folder);
   await writeSafetensors(joinPath(folder, FILES[0]), tensors(params, shapes));
-  await writeSafetensors(joinPath(folder, FILES[1]), tensors(optimizer.tensors));
+  await writeSafetensors(joinPath(folder, FILES[1]), optimizerTensors(optimizer));
   await writeFileAtomic(joinPath(folder, FILES[2]), `${text}\n`);
   if (best) await writeSafetensors(joinPath(folder, BEST), tensors(best, shapes));
   await writeManifest(folder, best ? [...FILES, BEST] : FILES);
@@ -132,6 +135,16 @@ function* tensors(
 ): Generator<readonly [string, { dtype: "float32"; shape: readonly number[]; data: Float32Array }]> {
   for (const [name, data] of values) {
     yield [name, { dtype: "float32", shape: shapes?.get(name) ?? [data.length], data }];
+  }
+}
+
+function* optimizerTensors({
+  tensors: floats,
+  bytes,
+}: FlatOptimizerState): Generator<readonly [string, Tensor]> {
+  yield* tensors(floats);
+  for (const [name, data] of bytes ?? []) {
+    yield [name + BYTES, { dtype: "uint8", shape: [data.length], data }];
   }
 }
 
@@ -211,7 +224,7 @@ export async function loadCheckpoint(runDir: string, step: number): Promise<Chec
     config,
     configHash,
     params: await readParams(joinPath(folder, FILES[0])),
-    optimizer: { tensors: await readParams(joinPath(folder, FILES[1])), scalars: optimizerScalars },
+    optimizer: { ...(await readOptimizer(joinPath(folder, FILES[1]))), scalars: optimizerScalars },
     best: names.includes(BEST) ? await readParams(joinPath(folder, BEST)) : undefined,
   };
 }
@@ -236,23 +249,31 @@ async function readState(folder: string): Promise<StoredState> {
 }
 
 async function readParams(path: string): Promise<Params> {
+  const { tensors: params, bytes } = await readOptimizer(path);
+  if (bytes.size > 0) throw wrongDtype(path, [...bytes.keys()][0]);
+  return params;
+}
+
+async function readOptimizer(path: string) {
   const file = await openSafetensors(path);
   try {
     const values = new Map<string, Float32Array>();
+    const bytes = new Map<string, Uint8Array>();
     for (const name of file.entries.keys()) {
-      const { data } = await file.read(name);
-      if (!(data instanceof Float32Array)) {
-        throw new TunesmithError("file-corrupt", `${path}: '${name}' is not float32`, {
-          fix: "use an older checkpoint",
-        });
-      }
-      values.set(name, data);
+      const { dtype, data } = await file.read(name);
+      if (data instanceof Float32Array) values.set(name, data);
+      else if (dtype === "uint8" && data instanceof Uint8Array && name.endsWith(BYTES)) {
+        bytes.set(name.slice(0, -BYTES.length), data);
+      } else throw wrongDtype(path, name);
     }
-    return values;
+    return { tensors: values, bytes };
   } finally {
     await file.close();
   }
 }
+
+const wrongDtype = (path: string, name: string | undefined): TunesmithError =>
+  new TunesmithError("file-corrupt", `${path}: '${name}' is not float32`, { fix: "use an older checkpoint" });
 
 function checkConfig(checkpoint: Checkpoint, config: PlainData, mayDiffer: readonly string[]): void {
   const allowed = (path: string): boolean =>

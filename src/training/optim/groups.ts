@@ -1,4 +1,5 @@
 import { TunesmithError } from "../../errors/index.js";
+import type { Schedule } from "./schedules.js";
 import type { Params } from "./types.js";
 
 /** Settings for the parameters whose name matches; the first group that matches a name applies. */
@@ -11,6 +12,8 @@ export interface ParameterGroup {
   readonly lrMultiplier?: number;
   /** Weight decay of the group. Default: the optimiser's. */
   readonly weightDecay?: number;
+  /** Schedule of the group. Default: the optimiser's. */
+  readonly schedule?: Schedule;
   /** Set where matching no parameter is fine; otherwise `init` throws `target-not-found`. Default false. */
   readonly optional?: boolean;
 }
@@ -19,12 +22,23 @@ export interface ParameterGroup {
 export interface GroupSettings {
   readonly lr: number;
   readonly weightDecay: number;
+  /** The group's own schedule. */
+  readonly schedule?: Schedule;
+}
+
+/** What applies to a parameter besides its group. */
+export interface NameRules {
+  /** Multiplies the learning rate, whatever the group; see `layerwiseDecay`. Default 1. */
+  readonly lrScale?: ((name: string) => number) | undefined;
+  /** Parameters that weight decay applies to; see `decayMask`. Default: all. */
+  readonly decays?: ((name: string) => boolean) | undefined;
 }
 
 /** The settings of every name under `groups`, remembered so that expressions are run once per name. */
 export function resolveGroups(
   defaults: GroupSettings,
   groups: readonly ParameterGroup[] = [],
+  { lrScale = () => 1, decays = () => true }: NameRules = {},
 ): (name: string) => GroupSettings {
   const compiled = groups.map((group) => ({ group, pattern: compile(group.match) }));
   for (const { group } of compiled) {
@@ -42,8 +56,9 @@ export function resolveGroups(
     if (!settings) {
       const group = compiled.find(({ pattern }) => pattern.test(name))?.group;
       settings = {
-        lr: (group?.lr ?? defaults.lr) * (group?.lrMultiplier ?? 1),
-        weightDecay: group?.weightDecay ?? defaults.weightDecay,
+        lr: (group?.lr ?? defaults.lr) * (group?.lrMultiplier ?? 1) * lrScale(name),
+        weightDecay: decays(name) ? (group?.weightDecay ?? defaults.weightDecay) : 0,
+        ...(group?.schedule ? { schedule: group.schedule } : {}),
       };
       known.set(name, settings);
     }
@@ -90,14 +105,75 @@ export function loraPlusGroups(ratio: number, options: { embeddingLr?: number } 
   ];
 }
 
+/** Biases and normalisation weights by name: `bias`, `*norm*.weight`, and GPT-2's `ln_1`, `ln_2`, `ln_f`. */
+const UNDECAYED = "(^|[./])bias$|norm[^./]*[./]weight$|(^|[./])ln_\\w+[./]weight$";
+
+/**
+ * The parameters that weight decay applies to, for an optimiser's `decays`: all but those whose name matches. Unlike
+ * `noDecayGroup` it leaves the groups free for learning rates.
+ *
+ * @param pattern Names to exempt. Default: biases and normalisation weights.
+ *
+ * @example
+ * ```ts
+ * import { adamw, decayMask, loraPlusGroups } from "tunesmith/training";
+ * const optimizer = adamw({ lr: 2e-4, weightDecay: 0.1, decays: decayMask(), groups: loraPlusGroups(16) });
+ * console.log(optimizer.name);
+ * ```
+ */
+export function decayMask(pattern: string = UNDECAYED): (name: string) => boolean {
+  const exempt = compile(pattern);
+  return (name) => !exempt.test(name);
+}
+
+/**
+ * Learning rates that shrink towards the input, for an optimiser's `lrScale`: `factor^(layers - 1 - i)` for layer i,
+ * `factor^layers` for embeddings and whatever else comes before, 1 for what matches `top` (arXiv 1801.06146, 2003.10555).
+ *
+ * @param factor In (0, 1].
+ * @param layers Number of layers; `layerCount` reads it off the parameter names.
+ * @param options.layer Regular expression whose first group is the layer's index. Default: a number between dots.
+ * @param options.top Names above the last layer. Default: head, final norm, score.
+ *
+ * @example
+ * ```ts
+ * import { adamw, layerwiseDecay } from "tunesmith/training";
+ * const optimizer = adamw({ lr: 1e-4, lrScale: layerwiseDecay(0.9, 12) });
+ * console.log(optimizer.name);
+ * ```
+ */
+export function layerwiseDecay(
+  factor: number,
+  layers: number,
+  options: { layer?: string; top?: string } = {},
+): (name: string) => number {
+  requireNumber("layer-wise decay: factor", factor, 0, 1 + Number.EPSILON);
+  requireNumber("layer-wise decay: layers", layers, 1);
+  const layer = compile(options.layer ?? LAYER);
+  const top = compile(options.top ?? "(^|[./])(lm_head|head|classifier|score|ln_f|norm|final_norm)([./]|$)");
+  return (name) => {
+    const index = layer.exec(name)?.[1];
+    if (index !== undefined) return factor ** Math.max(0, layers - 1 - Number(index));
+    return top.test(name) ? 1 : factor ** layers;
+  };
+}
+
+const LAYER = "[./](\\d+)[./]";
+
+/** Number of layers by the largest index in the names; 0 where there is none. */
+export function layerCount(names: Iterable<string>, layer: string = LAYER): number {
+  const pattern = compile(layer);
+  let count = 0;
+  for (const name of names) count = Math.max(count, Number(pattern.exec(name)?.[1] ?? -1) + 1);
+  return count;
+}
+
 /**
  * The group that exempts biases and normalisation weights from weight decay, as trainers customarily do.
  *
  * @param pattern Names to exempt; the default covers `bias`, `*norm*.weight`, and GPT-2's `ln_1`, `ln_2`, `ln_f`.
  */
-export function noDecayGroup(
-  pattern: string = "(^|[./])bias$|norm[^./]*[./]weight$|(^|[./])ln_\\w+[./]weight$",
-): ParameterGroup {
+export function noDecayGroup(pattern: string = UNDECAYED): ParameterGroup {
   return { match: pattern, weightDecay: 0, optional: true };
 }
 

@@ -1,7 +1,35 @@
-export { loraPlusGroups, noDecayGroup, type ParameterGroup } from "./groups.js";
+export { type AdafactorOptions, adafactor } from "./adafactor.js";
+export { clipAdaptive } from "./adaptive-clip.js";
+export { dadaptAdagrad, dadaptDualAveraging, dadaptSgd } from "./dadapt.js";
+export { type DAdaptAdamOptions, dadaptAdam, dadaptAdan, dadaptLion } from "./dadapt-adam.js";
+export type { DAdaptOptions } from "./dadapt-common.js";
+export { fromStep, fromTransform, type OptimizerOptions, type StepParts } from "./finished.js";
+export {
+  decayMask,
+  layerCount,
+  layerwiseDecay,
+  loraPlusGroups,
+  type NameRules,
+  noDecayGroup,
+  type ParameterGroup,
+} from "./groups.js";
+export { type MuonOptions, type MuonScale, muon, newtonSchulz } from "./muon.js";
 export * from "./optimizers.js";
+export { type ProdigyOptions, prodigy } from "./prodigy.js";
+export { dynamicMap, quantizedState } from "./quantized.js";
+export * from "./scaled.js";
+export { type ScheduleFreeOptions, scheduleFreeAdamw, scheduleFreeSgd } from "./schedule-free.js";
 export * from "./schedules.js";
-export * from "./state.js";
+export {
+  copyParams,
+  createState,
+  type FlatOptimizerState,
+  flattenOptimizerState,
+  parameterOf,
+  restoreOptimizerState,
+  restoreParams,
+  slotOf,
+} from "./state.js";
 export {
   type AdamOptions,
   addDecayedWeights,
@@ -14,7 +42,9 @@ export {
   scale,
   scaleByAdam,
   scaleByLearningRate,
+  scaleByRate,
   scaleBySchedule,
   trace,
 } from "./transforms.js";
 export * from "./types.js";
+export { clipped, ema, lookahead, onEvaluationWeights, sam, swa } from "./wrappers.js";

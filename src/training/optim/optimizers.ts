@@ -1,41 +1,18 @@
 import { TunesmithError } from "../../errors/index.js";
+import { clipping, fromTransform, type OptimizerOptions, ratesOf } from "./finished.js";
 import { type AdamStep, adamBias, fusedAdam, fusedAmsgrad } from "./fused-adam.js";
-import {
-  checkGroups,
-  type GroupSettings,
-  type ParameterGroup,
-  requireNumber,
-  resolveGroups,
-} from "./groups.js";
-import { constant, type Schedule } from "./schedules.js";
 import { parameterOf, slotOf } from "./state.js";
 import {
   type AdamOptions,
   adamDefaults,
   addDecayedWeights,
-  applyUpdates,
   chain,
-  clipByGlobalNorm,
   innerOf,
   scaleByAdam,
-  scaleByLearningRate,
+  scaleByRate,
   trace,
 } from "./transforms.js";
-import type { GradientTransform, Optimizer } from "./types.js";
-
-/** Settings every finished optimiser takes. */
-export interface OptimizerOptions {
-  /** Learning rate before the schedule. */
-  readonly lr: number;
-  /** Factor of the learning rate per update. Default: constant 1. */
-  readonly schedule?: Schedule;
-  /** Weight decay. Default 0, for `adamw` 0.01. */
-  readonly weightDecay?: number;
-  /** Clip the gradients' global norm to this. Default: no clipping. */
-  readonly maxGradNorm?: number;
-  /** Learning rates and weight decay by parameter name; the first match applies. */
-  readonly groups?: readonly ParameterGroup[];
-}
+import type { Optimizer } from "./types.js";
 
 /**
  * AdamW: Adam with decoupled weight decay (arXiv 1711.05101), the numbers of `torch.optim.AdamW`. Defaults: betas
@@ -75,54 +52,29 @@ export function sgd(options: OptimizerOptions & { momentum?: number; nesterov?: 
       fix: "give a momentum, for example 0.9",
     });
   }
-  const settings = settingsOf("sgd", options);
+  const rates = ratesOf("sgd", options);
   return fromTransform(
     "sgd",
     options,
     chain(
       ...clipping(options),
-      addDecayedWeights((name) => settings(name).weightDecay),
+      addDecayedWeights(rates.weightDecay),
       ...(momentum > 0 ? [trace(momentum, { nesterov })] : []),
-      scaleByLearningRate((name) => settings(name).lr, options.schedule ?? constant()),
+      scaleByRate(rates.lr),
     ),
   );
 }
 
-/**
- * An optimiser from any gradient transformation. `options.lr` and `options.schedule` are only reported by
- * `learningRate`; the transformation itself must scale by them.
- */
-export function fromTransform(
-  name: string,
-  options: Pick<OptimizerOptions, "lr" | "schedule" | "groups">,
-  transform: GradientTransform,
-): Optimizer {
-  const schedule = options.schedule ?? constant();
-  return {
-    name,
-    transform,
-    learningRate: (step) => options.lr * schedule(step - 1),
-    init(params) {
-      checkGroups(params, options.groups);
-      return transform.init(params);
-    },
-    step(params, grads, state, context) {
-      applyUpdates(params, transform.update(grads, state, params, context));
-    },
-  };
-}
-
 function adamFamily(name: "adam" | "adamw", options: OptimizerOptions & AdamOptions): Optimizer {
-  const settings = settingsOf(name, options);
+  const rates = ratesOf(name, options);
   const constants = adamDefaults(options);
-  const schedule = options.schedule ?? constant();
-  const decay = addDecayedWeights((parameter) => settings(parameter).weightDecay);
+  const decay = addDecayedWeights(rates.weightDecay);
   const clip = clipping(options);
   const decoupled = name === "adamw";
   const transform = chain(
     ...clip,
     ...(decoupled ? [scaleByAdam(constants), decay] : [decay, scaleByAdam(constants)]),
-    scaleByLearningRate((parameter) => settings(parameter).lr, schedule),
+    scaleByRate(rates.lr),
   );
   const adamPart = clip.length + (decoupled ? 0 : 1);
   return {
@@ -131,16 +83,14 @@ function adamFamily(name: "adam" | "adamw", options: OptimizerOptions & AdamOpti
       clip[0]?.update(grads, innerOf(state, 0), params, context);
       if (!decoupled) decay.update(grads, innerOf(state, adamPart - 1), params, context);
       const moments = innerOf(state, adamPart);
-      const factor = schedule(context.step - 1);
       const bias = adamBias(constants.betas[0], constants.betas[1], constants.eps, context.step);
       for (const [parameter, data] of grads) {
-        const { lr, weightDecay } = settings(parameter);
         const step: AdamStep = {
           beta1: constants.betas[0],
           beta2: constants.betas[1],
           bias,
-          lr: lr * factor,
-          decay: decoupled ? weightDecay : 0,
+          lr: rates.lr(parameter, context.step),
+          decay: decoupled ? rates.weightDecay(parameter) : 0,
         };
         const weights = parameterOf(params, parameter, data.length);
         const mu = slotOf(moments, "mu", parameter, data.length);
@@ -151,15 +101,4 @@ function adamFamily(name: "adam" | "adamw", options: OptimizerOptions & AdamOpti
       }
     },
   };
-}
-
-function clipping(options: OptimizerOptions): GradientTransform[] {
-  return options.maxGradNorm === undefined ? [] : [clipByGlobalNorm(options.maxGradNorm)];
-}
-
-function settingsOf(name: string, options: OptimizerOptions): (parameter: string) => GroupSettings {
-  const { lr, weightDecay = 0, groups } = options;
-  requireNumber(`${name}: lr`, lr, 0);
-  requireNumber(`${name}: weightDecay`, weightDecay, 0);
-  return resolveGroups({ lr, weightDecay }, groups);
 }

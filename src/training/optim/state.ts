@@ -1,11 +1,13 @@
 import { TunesmithError } from "../../errors/index.js";
-import type { OptimizerState, Params } from "./types.js";
+import type { OptimizerState, Params, Shapes } from "./types.js";
 
 /** An optimiser state as two flat tables, the form it takes in a checkpoint. */
 export interface FlatOptimizerState {
   /** Keys are `slot/parameter`, with a `chain` index before each level, as in `1/mu/layer.lora_A`. */
   readonly tensors: ReadonlyMap<string, Float32Array>;
   readonly scalars: Readonly<Record<string, number>>;
+  /** 8-bit slots, under the same keys. */
+  readonly bytes?: ReadonlyMap<string, Uint8Array>;
 }
 
 /** A state with the given slots, each holding one zero-filled array per parameter. */
@@ -23,22 +25,55 @@ export function createState(
   };
 }
 
+/**
+ * A slot with every parameter's shape (`[1]` for a scalar), so that updates depend on nothing but their state.
+ *
+ * @throws `config-invalid` when `shapes` lacks a parameter, `shape-mismatch` when one does not fit its data.
+ */
+export function shapeSlot(what: string, params: Params, shapes: Shapes | undefined): Params {
+  return new Map(
+    [...params].map(([name, data]) => {
+      const shape = shapes?.get(name);
+      if (!shape) {
+        throw new TunesmithError("config-invalid", `${what} needs the shape of parameter '${name}'`, {
+          fix: "pass the parameters' shapes: optimizer.init(params, shapes)",
+          details: { name },
+        });
+      }
+      const size = shape.reduce((product, length) => product * length, 1);
+      if (size !== data.length) throw lengthMismatch(`parameter '${name}'`, data.length, size);
+      return [name, Float32Array.from(shape.length > 0 ? shape : [1])];
+    }),
+  );
+}
+
+/** The shape that `shapeSlot` stored. */
+export function shapeOfParameter(state: OptimizerState, name: string): readonly number[] {
+  const shape = state.slots.shape?.get(name);
+  if (!shape) throw missingSlot("shape", name);
+  return [...shape];
+}
+
 /** The array of `slot` that belongs to a parameter, with its length checked against the parameter's. */
 export function slotOf(state: OptimizerState, slot: string, name: string, length: number): Float32Array {
   const data = state.slots[slot]?.get(name);
-  if (!data) {
-    throw new TunesmithError(
-      "tensor-not-found",
-      `the optimiser state has no '${slot}' for parameter '${name}'`,
-      {
-        fix: "call optimizer.init(params) again after adding parameters",
-        details: { slot, name },
-      },
-    );
-  }
+  if (!data) throw missingSlot(slot, name);
   if (data.length !== length)
     throw lengthMismatch(`optimiser state '${slot}' of '${name}'`, data.length, length);
   return data;
+}
+
+const missingSlot = (slot: string, name: string): TunesmithError =>
+  new TunesmithError("tensor-not-found", `the optimiser state has no '${slot}' for parameter '${name}'`, {
+    fix: "call optimizer.init(params) again after adding parameters",
+    details: { slot, name },
+  });
+
+/** The value of a scalar of the state. */
+export function scalarOfState(state: OptimizerState, key: string): number {
+  const value = state.scalars[key];
+  if (value === undefined) throw missingSlot(key, "(scalar)");
+  return value;
 }
 
 /** The parameter a gradient belongs to, with the lengths checked. */
@@ -75,13 +110,17 @@ function lengthMismatch(what: string, found: number, expected: number): Tunesmit
 export function flattenOptimizerState(state: OptimizerState): FlatOptimizerState {
   const tensors = new Map<string, Float32Array>();
   const scalars: Record<string, number> = {};
+  const bytes = new Map<string, Uint8Array>();
   visit(state, "", (prefix, part) => {
     for (const [slot, values] of Object.entries(part.slots)) {
       for (const [name, data] of values) tensors.set(`${prefix}${slot}/${name}`, data);
     }
+    for (const [slot, values] of Object.entries(part.bytes ?? {})) {
+      for (const [name, data] of values) bytes.set(`${prefix}${slot}/${name}`, data);
+    }
     for (const [key, value] of Object.entries(part.scalars)) scalars[prefix + key] = value;
   });
-  return { tensors, scalars };
+  return bytes.size > 0 ? { tensors, scalars, bytes } : { tensors, scalars };
 }
 
 /**
@@ -93,6 +132,7 @@ export function flattenOptimizerState(state: OptimizerState): FlatOptimizerState
 export function restoreOptimizerState(state: OptimizerState, stored: FlatOptimizerState): void {
   const live = flattenOptimizerState(state);
   const problems = tensorDifferences(live.tensors, stored.tensors);
+  problems.push(...tensorDifferences(live.bytes ?? new Map(), stored.bytes ?? new Map()));
   for (const key of Object.keys(live.scalars))
     if (!(key in stored.scalars)) problems.push(`missing scalar '${key}'`);
   for (const key of Object.keys(stored.scalars)) {
@@ -100,6 +140,7 @@ export function restoreOptimizerState(state: OptimizerState, stored: FlatOptimiz
   }
   if (problems.length > 0) throw stateMismatch("optimiser state", problems);
   for (const [key, data] of live.tensors) copyBits(data, stored.tensors.get(key));
+  for (const [key, data] of live.bytes ?? []) data.set(stored.bytes?.get(key) ?? []);
   visit(state, "", (prefix, part) => {
     for (const key of Object.keys(part.scalars))
       part.scalars[key] = stored.scalars[prefix + key] ?? Number.NaN;
@@ -142,7 +183,9 @@ function visit(
   });
 }
 
-function tensorDifferences(live: Params, stored: Params): string[] {
+type Arrays = ReadonlyMap<string, { readonly length: number }>;
+
+function tensorDifferences(live: Arrays, stored: Arrays): string[] {
   const problems: string[] = [];
   for (const [name, data] of live) {
     const other = stored.get(name);

@@ -25,7 +25,11 @@ const of = (value: PerParameter, name: string): number => (typeof value === "num
  */
 export function chain(...parts: readonly GradientTransform[]): GradientTransform {
   return {
-    init: (params) => ({ slots: {}, scalars: {}, inner: parts.map((part) => part.init(params)) }),
+    init: (params, shapes) => ({
+      slots: {},
+      scalars: {},
+      inner: parts.map((part) => part.init(params, shapes)),
+    }),
     update(grads, state, params, context) {
       return parts.reduce(
         (updates, part, index) => part.update(updates, innerOf(state, index), params, context),
@@ -53,7 +57,8 @@ export function globalNorm(tensors: Params): number {
   return Math.sqrt(sum);
 }
 
-function sumOfSquares(data: Float32Array): number {
+/** Sum of squares in float64. */
+export function sumOfSquares(data: Float32Array): number {
   let a = 0;
   let b = 0;
   // Two running sums halve the chain of dependent additions, which is what bounds this loop.
@@ -185,8 +190,13 @@ export function scaleBySchedule(schedule: Schedule): GradientTransform {
 
 /** Multiplies updates by minus the learning rate: `-lr * schedule(step - 1)`. The last part of an optimiser. */
 export function scaleByLearningRate(lr: PerParameter, schedule: Schedule): GradientTransform {
+  return scaleByRate((name, step) => of(lr, name) * schedule(step - 1));
+}
+
+/** Multiplies updates by minus a rate that depends on the parameter's name and the 1-based step. */
+export function scaleByRate(rate: (name: string, step: number) => number): GradientTransform {
   return stateless((data, name, step) => {
-    multiply(data, -(of(lr, name) * schedule(step - 1)));
+    multiply(data, -rate(name, step));
   });
 }
 
@@ -222,7 +232,10 @@ export function applyUpdates(params: Params, updates: Params): void {
   }
 }
 
-function stateless(apply: (data: Float32Array, name: string, step: number) => void): GradientTransform {
+/** A transformation of each array on its own, without memory. */
+export function stateless(
+  apply: (data: Float32Array, name: string, step: number) => void,
+): GradientTransform {
   return {
     init: (params) => createState(params),
     update(grads, _state, _params, { step }) {
@@ -232,7 +245,8 @@ function stateless(apply: (data: Float32Array, name: string, step: number) => vo
   };
 }
 
-function multiply(data: Float32Array, factor: number): void {
+/** Multiplies an array by a number in place. */
+export function multiply(data: Float32Array, factor: number): void {
   if (factor === 1) return;
   for (let i = 0; i < data.length; i++) data[i] = (data[i] as number) * factor;
 }

@@ -4,6 +4,9 @@
  */
 export type Params = ReadonlyMap<string, Float32Array>;
 
+/** Shapes of the parameters, for the optimisers that treat matrices as such (Adafactor, Muon, adaptive clipping). */
+export type Shapes = ReadonlyMap<string, readonly number[]>;
+
 /**
  * What an optimiser remembers between updates, as plain data: named slots (for example `mu`, `nu`), each with one
  * array per parameter, scalars, and the states of the parts of a `chain`. Arrays are updated in place.
@@ -12,6 +15,8 @@ export interface OptimizerState {
   readonly slots: Readonly<Record<string, Params>>;
   readonly scalars: Record<string, number>;
   readonly inner: readonly OptimizerState[];
+  /** Slots of 8-bit codes (`quantizedState`). */
+  readonly bytes?: Readonly<Record<string, ReadonlyMap<string, Uint8Array>>>;
 }
 
 /** What an update may depend on besides gradients, state and parameters. */
@@ -26,7 +31,7 @@ export interface UpdateContext {
  * last part of an optimiser multiplies by minus the learning rate. `grads` may lack parameters; those are left alone.
  */
 export interface GradientTransform {
-  init(params: Params): OptimizerState;
+  init(params: Params, shapes?: Shapes): OptimizerState;
   update(grads: Params, state: OptimizerState, params: Params, context: UpdateContext): Params;
 }
 
@@ -36,7 +41,22 @@ export interface Optimizer {
   readonly transform: GradientTransform;
   /** Learning rate of update `step` (1-based) for parameters in no group. */
   learningRate(step: number): number;
-  init(params: Params): OptimizerState;
+  /** `shapes` are needed by optimisers that treat matrices as such; without them those throw `config-invalid`. */
+  init(params: Params, shapes?: Shapes): OptimizerState;
   /** Updates `params` and `state` in place; `grads` may be overwritten. */
   step(params: Params, grads: Params, state: OptimizerState, context: UpdateContext): void;
+  /**
+   * Set by optimisers that take their gradient elsewhere (SAM). Moves `params` there; the returned function puts the
+   * same bits back. Before each `step`: gradients, `perturb`, gradients again, the returned function, then `step` with
+   * the second gradients.
+   */
+  perturb?(params: Params, grads: Params, state: OptimizerState, context: UpdateContext): () => void;
+  /**
+   * Set by optimisers whose good weights are not those they train (averages, schedule-free). Writes them into `params`;
+   * the returned function puts the same bits back. To be entered for every evaluation, for what early stopping keeps,
+   * and, never to be left, at the end of the run; checkpoints are taken outside.
+   */
+  enterEvaluation?(params: Params, state: OptimizerState): () => void;
+  /** Figures for logs, such as D-Adaptation's estimate. `step` is the update that was done last. */
+  report?(state: OptimizerState, step: number): Readonly<Record<string, number>>;
 }
