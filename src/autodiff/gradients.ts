@@ -10,7 +10,6 @@ import {
   withScope,
 } from "../graph/index.js";
 import { findRule, notDifferentiable, stopsGradient } from "./rules/index.js";
-import type { VjpRule } from "./types.js";
 
 export interface Seed {
   readonly output: Value;
@@ -101,22 +100,36 @@ function backThrough(
   const dys = node.outputs.map((value) => (FLOATS.has(value.dtype) ? total(value) : undefined));
   const dy = dys[0] ?? dys.find((value) => value !== undefined);
   if (!dy) return;
-  const rule = findRule(node) ?? throughDecomposition;
   const needs = (index: number) => {
     const value = node.inputs[index];
     return value !== undefined && active.has(value);
   };
+  const rule = findRule(node);
+  if (!rule) {
+    for (const [value, gradient] of throughDecomposition(node, dys, active)) {
+      checkShape(node, "an operand", value, gradient);
+      send(value, gradient);
+    }
+    return;
+  }
   const context = { node, inputs: node.inputs as readonly Value[], outputs: node.outputs, dys, dy, needs };
   rule(context).forEach((gradient, index) => {
     const value = node.inputs[index];
     if (!gradient || !value || !active.has(value)) return;
-    checkShape(node, index, value, gradient);
+    checkShape(node, `input ${index}`, value, gradient);
     send(value, gradient);
   });
 }
 
-/** An operator without a rule of its own is differentiated as the simpler operators it stands for. */
-const throughDecomposition: VjpRule = ({ node, dys, needs }) => {
+/**
+ * An operator without a rule of its own is differentiated as the simpler operators it stands for: the gradients of what
+ * it depends on, captured values of sub-graphs included.
+ */
+function throughDecomposition(
+  node: Node,
+  dys: readonly (Value | undefined)[],
+  active: ReadonlySet<Value>,
+): (readonly [Value, Value])[] {
   const decompose = decompositionOf(node);
   if (!decompose) throw notDifferentiable(node);
   const parts = decompose(node.inputs, node);
@@ -125,18 +138,12 @@ const throughDecomposition: VjpRule = ({ node, dys, needs }) => {
     if (gradient && !output) throw notDifferentiable(node, `has no gradient through its output ${index}`);
     return gradient && output ? [{ output, gradient }] : [];
   });
-  const inputs = node.inputs.filter((value): value is Value => value !== undefined);
-  const distinct = [
-    ...new Set(node.inputs.filter((value, index): value is Value => value !== undefined && needs(index))),
-  ];
-  const found = new Map(
-    reverse(seeds, distinct, new Set(inputs)).map((dx, at) => [distinct[at] as Value, dx] as const),
+  const operands = new Set(dependencies(node));
+  const wanted = [...operands].filter((value) => active.has(value));
+  return reverse(seeds, wanted, operands).flatMap((gradient, at) =>
+    gradient ? [[wanted[at] as Value, gradient] as const] : [],
   );
-  // A value that stands at two inputs gets its whole gradient once.
-  return node.inputs.map((value, index) =>
-    value && node.inputs.indexOf(value) === index ? found.get(value) : undefined,
-  );
-};
+}
 
 /** Values that depend on `wrt` through floating-point operators. */
 function activeValues(nodes: readonly Node[], wrt: readonly Value[]): Set<Value> {
@@ -157,7 +164,7 @@ function dependsOn(node: Node, active: ReadonlySet<Value>): boolean {
   return inputs.some((value) => active.has(value));
 }
 
-function checkShape(node: Node, index: number, value: Value, gradient: Value): void {
+function checkShape(node: Node, which: string, value: Value, gradient: Value): void {
   const same =
     value.shape.length === gradient.shape.length &&
     value.shape.every(
@@ -167,7 +174,7 @@ function checkShape(node: Node, index: number, value: Value, gradient: Value): v
   if (!same || gradient.dtype !== value.dtype) {
     throw new TunesmithError(
       "graph-invalid",
-      `gradient rule of ${describe(node)} gave ${gradient.dtype}[${gradient.shape}] for input ${index} of ${value.dtype}[${value.shape}]`,
+      `gradient rule of ${describe(node)} gave ${gradient.dtype}[${gradient.shape}] for ${which} of ${value.dtype}[${value.shape}]`,
     );
   }
 }

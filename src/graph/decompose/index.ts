@@ -1,6 +1,7 @@
 import type { Node } from "../types.js";
 import { activatedProducts } from "./activated.js";
 import { attentions } from "./attention.js";
+import { controls } from "./control.js";
 import { fused } from "./fused.js";
 import { gridSamples } from "./grid-sample.js";
 import { groupQueries } from "./group-query.js";
@@ -28,6 +29,7 @@ export const decompositions: ReadonlyMap<string, Decomposition> = new Map(
     ...pools,
     ...resizes,
     ...gridSamples,
+    ...controls,
   }),
 );
 

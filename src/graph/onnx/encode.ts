@@ -248,6 +248,17 @@ function nodeMessage(node: Node, encoding: Encoding): NodeProto {
 /** A sub-graph: positional inputs and outputs, so their names may change to stay unique in the whole file. */
 function innerGraph(graph: Graph, encoding: Encoding): GraphProto {
   const { names, values: pool } = encoding;
+  const { nodes, values } = reach(
+    graph.outputs.values(),
+    new Set([...graph.inputs, ...(graph.captures ?? [])]),
+  );
+  // What differentiation also uses outside (a branch it took apart) has a name there, and gets another one here.
+  const own = [...graph.inputs, ...nodes.flatMap((node) => node.outputs)];
+  const outside = own.flatMap((value) => {
+    const name = names.get(value);
+    return name === undefined ? [] : [[value, name] as const];
+  });
+  for (const value of own) names.delete(value);
   for (const value of graph.inputs) names.set(value, pool.claim(value.name || "input"));
   const outputNames: string[] = [];
   const identities = nameOutputs(graph, encoding, (name) => {
@@ -255,14 +266,10 @@ function innerGraph(graph: Graph, encoding: Encoding): GraphProto {
     outputNames.push(unique);
     return unique;
   });
-  const { nodes, values } = reach(
-    graph.outputs.values(),
-    new Set([...graph.inputs, ...(graph.captures ?? [])]),
-  );
   const constants = values.filter((value) => value.source.kind === "constant" && !names.has(value));
   for (const value of constants) names.set(value, pool.claim(value.name || "constant"));
   const body = nodes.map((node) => nodeMessage(node, encoding));
-  return create(GraphProtoSchema, {
+  const encoded = create(GraphProtoSchema, {
     node: [...body, ...identities()],
     name: graph.name || "body",
     initializer: constants.map((value) => innerInitializer(value, encoding)),
@@ -273,6 +280,8 @@ function innerGraph(graph: Graph, encoding: Encoding): GraphProto {
       valueInfo(outputNames[index] as string, value.dtype, value.shape, () => false),
     ),
   });
+  for (const [value, name] of outside) names.set(value, name);
+  return encoded;
 }
 
 function innerInitializer(value: Value, encoding: Encoding) {

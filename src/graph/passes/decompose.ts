@@ -1,7 +1,7 @@
 import { withScope } from "../create.js";
 import { decompositionOf } from "../decompose/index.js";
 import { rewrite } from "../rewrite.js";
-import { nodesOf, usesOf } from "../traverse.js";
+import { nodesOf, subgraphs, usesOf } from "../traverse.js";
 import type { Graph, Node } from "../types.js";
 
 /**
@@ -31,7 +31,10 @@ export function decompose(graph: Graph, which: (node: Node) => boolean = () => t
     result = rewrite(result, {
       visit: (node, inputs, rebuild) => {
         if (!todo.has(node)) return undefined;
-        const parts = withScope(node.scope, () => decompositionOf(node)?.(inputs, node)) ?? [];
+        // Sub-graphs must be the rewritten ones.
+        const source = subgraphs(node).length > 0 ? rebuild()[0]?.source : undefined;
+        const current = source?.kind === "node" ? source.node : node;
+        const parts = withScope(node.scope, () => decompositionOf(node)?.(inputs, current)) ?? [];
         const complete = node.outputs.every(
           (value, at) => parts[at] || !(uses.has(value) || outputs.has(value)),
         );

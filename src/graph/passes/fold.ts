@@ -1,5 +1,6 @@
 import { elementCount } from "../../tensor/index.js";
 import { constant } from "../create.js";
+import { withoutControl } from "../decompose/control.js";
 import { staticShape } from "../dims.js";
 import { knownTensor } from "../evaluate.js";
 import { rewrite } from "../rewrite.js";
@@ -26,9 +27,11 @@ export interface FoldOptions {
 export function fold(graph: Graph, options: FoldOptions = {}): Graph {
   const { maxElements = 4096 } = options;
   return rewrite(graph, {
-    visit(node, _, rebuild) {
+    visit(node, inputs, rebuild) {
       if (node.domain !== "" || node.op === "Identity") return undefined;
       const results = rebuild();
+      const branch = node.op === "If" ? takenBranch(results, inputs) : undefined;
+      if (branch) return branch;
       if (!results.every((value) => sizeOf(value) <= maxElements)) return results;
       const known = results.map(knownTensor);
       return known.every((data) => data !== undefined)
@@ -36,6 +39,15 @@ export function fold(graph: Graph, options: FoldOptions = {}): Graph {
         : results;
     },
   });
+}
+
+/** The results of the branch that an If with a known condition takes. */
+export function takenBranch(
+  [first]: readonly Value[],
+  inputs: readonly (Value | undefined)[],
+): readonly Value[] | undefined {
+  const taken = first?.source.kind === "node" ? withoutControl(first.source.node, inputs) : undefined;
+  return taken?.every((value) => value !== undefined) ? taken : undefined;
 }
 
 function sizeOf(value: Value): number {

@@ -5,10 +5,11 @@ import { hasRule } from "../infer/index.js";
 import { rewriteValues } from "../rewrite.js";
 import { nodesOf, reach, subgraphs } from "../traverse.js";
 import type { Graph, Node, Shape, Value } from "../types.js";
+import { takenBranch } from "./fold.js";
 
 /**
  * Gives symbolic dimensions their lengths and infers everything again. A static graph needs no shape arithmetic in
- * its gradient, and ONNX Runtime plans its memory ahead.
+ * its gradient, and ONNX Runtime plans its memory ahead. An If whose condition is thereby known becomes the branch it takes.
  *
  * @param bindings Lengths by symbol; symbols left out stay symbolic.
  * Throws `config-invalid` for an unknown symbol or an impossible length, `shape-mismatch` when the lengths do not fit.
@@ -33,7 +34,10 @@ export function specialise(graph: Graph, bindings: Readonly<Record<string, numbe
   }
   const get = rewriteValues(graph.outputs.values(), {
     replace,
-    visit: (node, inputs) => (hasRule(node.op, node.domain) ? undefined : opaque(node, inputs, bind)),
+    visit: (node, inputs, rebuild) => {
+      if (!hasRule(node.op, node.domain)) return opaque(node, inputs, bind);
+      return node.op === "If" ? takenBranch(rebuild(), inputs) : undefined;
+    },
   });
   return {
     ...graph,
