@@ -35,6 +35,7 @@ export const errorMeanings = {
   // models and adapters
   "architecture-unsupported":
     "The model's `config.json` names an architecture, or an option of one, that is not built.",
+  "task-mismatch": "A model is used for, or asked to have a head for, a task it is not made for.",
   "tokenizer-unsupported": "There is no tokenizer, or one of a kind that is not read.",
   "target-not-found": "A target, module, weight or layer selection matches nothing in the model.",
   "target-unsupported": "A target names something that cannot be adapted, such as a group of modules.",

@@ -4,8 +4,8 @@ import { gradients } from "../autodiff/index.js";
 import { input, makeGraph, ops, rewriteValues, type Value } from "../graph/index.js";
 import { createSession } from "../runtime/index.js";
 import { maxAbsDiff, openSafetensors, type Tensor, tensor } from "../tensor/index.js";
+import { causalLm } from "./causal-lm.js";
 import { loadWeights, readJson } from "./checkpoint.js";
-import { causalLm } from "./registry.js";
 
 const FIXTURES = new URL("../../fixtures/models/", import.meta.url).pathname;
 const names = readdirSync(FIXTURES).filter((name) => existsSync(`${FIXTURES}${name}/config.json`));

@@ -1,4 +1,12 @@
-export type { ArchitectureDefinition } from "./architecture.js";
+export type {
+  ArchitectureDefinition,
+  TensorArchitecture,
+  TensorDescription,
+  Wanted,
+} from "./architectures/definition.js";
+export { architectures, tensorArchitectures } from "./architectures/index.js";
+export type { WeightInit, WeightSpec } from "./architectures/parts/weight-specs.js";
+export { type BuildOptions, causalLm } from "./causal-lm.js";
 export { loadWeights, readJson } from "./checkpoint.js";
 export { defaultModelPath } from "./default-model.js";
 export { dropout, dropoutOf } from "./dropout.js";
@@ -8,7 +16,14 @@ export * from "./generate/index.js";
 export { type DownloadProgress, downloadModel, type HubOptions } from "./hub.js";
 export { type InitOptions, initModel } from "./init.js";
 export { findLlama2c, loadLlama2c } from "./llama2c.js";
-export { isModelFolder, type LoadOptions, loadFolder, loadModel, modelName } from "./load.js";
+export {
+  isModelFolder,
+  type LoadOptions,
+  loadFolder,
+  loadModel,
+  type ModelFor,
+  modelName,
+} from "./load.js";
 export { loadOnnxLm } from "./onnx-lm.js";
 export {
   type AxisSizes,
@@ -24,10 +39,10 @@ export {
   staticInputs,
   tensorInputs,
 } from "./probe.js";
-export { architectures, type BuildOptions, causalLm } from "./registry.js";
 export { mainResult, resultsOf, rewriteOutputs, valuesIn } from "./rewrite.js";
 export { type SavedModel, type SaveModelOptions, saveModel } from "./save.js";
 export { type ConvShape, type Orientation, type Site, siteOf, sitesOf } from "./sites.js";
+export { type TensorModelOptions, tensorModel } from "./tensor-model.js";
 export * from "./tokenizer/index.js";
 export type {
   AnyModel,
@@ -52,5 +67,4 @@ export type {
   Weights,
 } from "./types.js";
 export { tokenAxes } from "./types.js";
-export type { WeightInit, WeightSpec } from "./weight-specs.js";
 export { nearest } from "./weights.js";

@@ -1,9 +1,9 @@
 import { constant, type Value } from "../graph/index.js";
 import { rng } from "../runtime/random/index.js";
 import { type Tensor, tensor } from "../tensor/index.js";
-import { architectureFor, type BuildOptions, causalLm, parseConfig } from "./registry.js";
-import type { CausalLm } from "./types.js";
-import type { WeightSpec } from "./weight-specs.js";
+import type { WeightSpec } from "./architectures/parts/weight-specs.js";
+import { architectureFor, type BuildOptions, causalLm, parseConfig } from "./causal-lm.js";
+import type { CausalLm, Weights } from "./types.js";
 
 export interface InitOptions extends BuildOptions {
   /** Same seed, same weights. Default 0. */
@@ -37,11 +37,21 @@ export function initModel(config: Readonly<Record<string, unknown>>, options: In
   const settings = parseConfig(definition, config, origin);
   const std = typeof config.initializer_range === "number" ? config.initializer_range : INITIALIZER_RANGE;
   const { layers } = definition.sizes(settings);
-  const weights = definition.weightSpecs(settings).map((spec): [string, Value] => {
-    const scale = spec.init === "residual" ? std / Math.sqrt(2 * layers) : std;
-    return [spec.name, constant(fresh(spec, scale, options.seed ?? 0), spec.name)];
-  });
-  return causalLm(config, new Map(weights), options);
+  const weights = freshWeights(definition.weightSpecs(settings), { std, layers, seed: options.seed ?? 0 });
+  return causalLm(config, weights, options);
+}
+
+/** Fresh weights by their specifications; those of the residual stream are divided by sqrt(2 * layers). */
+export function freshWeights(
+  specs: readonly WeightSpec[],
+  { std = INITIALIZER_RANGE, layers = 1, seed = 0 }: { std?: number; layers?: number; seed?: number },
+): Weights {
+  return new Map(
+    specs.map((spec): [string, Value] => {
+      const scale = spec.init === "residual" ? std / Math.sqrt(2 * layers) : std;
+      return [spec.name, constant(fresh(spec, scale, seed), spec.name)];
+    }),
+  );
 }
 
 function fresh({ name, shape, init }: WeightSpec, std: number, seed: number): Tensor {

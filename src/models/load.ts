@@ -1,27 +1,40 @@
 import { basename, dirname, fileExists, joinPath, listDir, stat } from "#io";
 import { TunesmithError } from "../errors/index.js";
+import type { Wanted } from "./architectures/definition.js";
+import { tensorArchitectures } from "./architectures/index.js";
+import { causalLm } from "./causal-lm.js";
 import { loadWeights, readJson } from "./checkpoint.js";
 import { downloadModel, type HubOptions } from "./hub.js";
 import { findLlama2c, loadLlama2c } from "./llama2c.js";
 import { loadOnnxLm } from "./onnx-lm.js";
-import { causalLm } from "./registry.js";
+import { tensorModel } from "./tensor-model.js";
 import { tokenizerIn } from "./tokenizer-files.js";
-import type { CausalLm } from "./types.js";
+import type { CausalLm, Model, Task, TensorModel } from "./types.js";
 
-/** Where models from the hub come from and go to; local models take none. */
-export type LoadOptions = HubOptions;
+/** What the model is wanted for, and where models from the hub come from and go to. */
+export interface LoadOptions extends HubOptions, Omit<Wanted, "task"> {
+  /** Default `causal-lm`; `auto` takes what the file is. A task the file has no head for gets a fresh one. */
+  readonly task?: Task | "auto" | undefined;
+}
+
+/** The type of model that a task gives. */
+export type ModelFor<T extends Task | "auto"> = T extends "auto"
+  ? Model
+  : T extends "causal-lm"
+    ? CausalLm
+    : TensorModel;
 
 /** `organisation/name`, optionally `@revision`. */
 const HUB_ID = /^([A-Za-z0-9][\w.-]*\/[A-Za-z0-9][\w.-]*)(?:@([\w./-]+))?$/;
 
 /**
- * Loads a causal language model from wherever it is:
+ * Loads a model from wherever it is: a causal language model, or with `task` one of another kind:
  * - a Hugging Face style folder (`config.json`, `model.safetensors` or shards, tokenizer files);
  * - a llama2.c checkpoint, as a `.bin` file or a folder with it and its tokenizer;
  * - an `.onnx` file, or a folder with one (also as `onnx/model.onnx`);
  * - a hub id, `organisation/name` or `organisation/name@revision`: downloaded once into the cache, checked by SHA-256.
  *
- * A path that exists wins over a hub id. Throws `file-not-found` saying what was tried, `format-unsupported`,
+ * A path that exists wins over a hub id. Throws `task-mismatch` when the file is for another task, `file-not-found` saying what was tried, `format-unsupported`,
  * `offline` and `checksum-mismatch` for the hub, and what reading and building the model throws.
  *
  * @example
@@ -29,14 +42,29 @@ const HUB_ID = /^([A-Za-z0-9][\w.-]*\/[A-Za-z0-9][\w.-]*)(?:@([\w./-]+))?$/;
  * import { generate, loadModel } from "tunesmith/models";
  * const model = await loadModel("path/to/model");
  * const { text } = await generate(model, "Once upon a time", { maxTokens: 40 });
+ * const classifier = await loadModel("path/to/bert", { task: "sequence-classification", labels: ["bad", "good"] });
+ * console.log(text, classifier.labels);
  * ```
  */
-export async function loadModel(pathOrId: string, options: LoadOptions = {}): Promise<CausalLm> {
-  if (await fileExists(pathOrId)) return loadPath(pathOrId);
+export async function loadModel<T extends Task | "auto" = "causal-lm">(
+  pathOrId: string,
+  options: LoadOptions & { readonly task?: T } = {},
+): Promise<ModelFor<T>> {
+  const model = await loadAny(pathOrId, options);
+  const { task = "causal-lm" } = options;
+  if (task === "auto" || model.task === task) return model as ModelFor<T>;
+  throw new TunesmithError("task-mismatch", `${pathOrId} is a model for ${model.task}, not ${task}`, {
+    fix: `load it with { task: "${model.task}" }, or { task: "auto" }`,
+    details: { path: pathOrId, task: model.task },
+  });
+}
+
+async function loadAny(pathOrId: string, options: LoadOptions): Promise<Model> {
+  if (await fileExists(pathOrId)) return loadPath(pathOrId, options);
   const [, id, revision] = HUB_ID.exec(pathOrId) ?? [];
   const isFileName = /\.(onnx|bin|safetensors|json|gguf|pt|pth)$/.test(pathOrId);
   if (id && !isFileName) {
-    return loadPath(await downloadModel(id, { ...options, ...(revision ? { revision } : {}) }));
+    return loadPath(await downloadModel(id, { ...options, ...(revision ? { revision } : {}) }), options);
   }
   throw new TunesmithError("file-not-found", `${pathOrId}: no such file or folder`, {
     fix: "give a model folder, a llama2.c .bin, an .onnx file, or a hub id written organisation/name",
@@ -44,27 +72,27 @@ export async function loadModel(pathOrId: string, options: LoadOptions = {}): Pr
   });
 }
 
-async function loadPath(path: string): Promise<CausalLm> {
-  if ((await stat(path)).isDirectory) return loadDirectory(path);
+async function loadPath(path: string, options: LoadOptions): Promise<Model> {
+  if ((await stat(path)).isDirectory) return loadDirectory(path, options);
   if (path.endsWith(".onnx")) return loadOnnxLm(path);
   if (path.endsWith(".bin")) return loadLlama2c(path);
   const folder = dirname(path);
   const inFolder = /\.(safetensors|json)$/.test(path) && (await isModelFolder(folder));
-  if (inFolder) return loadFolder(folder);
+  if (inFolder) return loadAnyFolder(folder, options);
   throw new TunesmithError("format-unsupported", `${path} is not a model file that can be loaded`, {
     fix: "give an .onnx file, a llama2.c .bin, or a folder with config.json and model.safetensors",
     details: { path },
   });
 }
 
-async function loadDirectory(path: string): Promise<CausalLm> {
+async function loadDirectory(path: string, options: LoadOptions): Promise<Model> {
   const names = await listDir(path);
   const onnx = names.filter((name) => name.endsWith(".onnx"));
   // An exported model has its config.json beside the ONNX file, or above the folder that transformers.js looks into.
   if (names.includes("onnx") && (await fileExists(joinPath(path, "onnx", "model.onnx"))))
     onnx.push("onnx/model.onnx");
   const hasWeights = names.some((name) => name.includes(".safetensors"));
-  if ((hasWeights || onnx.length === 0) && (await isModelFolder(path))) return loadFolder(path);
+  if ((hasWeights || onnx.length === 0) && (await isModelFolder(path))) return loadAnyFolder(path, options);
   if (onnx.length === 1) return loadOnnxLm(joinPath(path, String(onnx[0])));
   const checkpoint = await findLlama2c(path);
   if (checkpoint) return loadLlama2c(checkpoint);
@@ -90,6 +118,24 @@ export async function loadFolder(path: string): Promise<CausalLm> {
   return causalLm(config, weights, { origin: path, tokenizer: await tokenizerIn(path) });
 }
 
+/** A folder's model, of whatever kind its `config.json` says. */
+async function loadAnyFolder(path: string, { task, labels, seed }: LoadOptions): Promise<Model> {
+  const config = await readJson(joinPath(path, "config.json"));
+  const isTensor = tensorArchitectures.some(({ modelTypes }) =>
+    modelTypes.includes(String(config.model_type)),
+  );
+  if (!isTensor) return loadFolder(path);
+  const weights = await loadWeights(path);
+  const wanted = task === "auto" ? undefined : task;
+  return tensorModel(config, weights, {
+    origin: path,
+    tokenizer: await tokenizerIn(path),
+    task: wanted,
+    labels,
+    seed,
+  });
+}
+
 /** Whether `path` is a folder with a `config.json`. */
 export async function isModelFolder(path: string): Promise<boolean> {
   return (
@@ -98,5 +144,5 @@ export async function isModelFolder(path: string): Promise<boolean> {
 }
 
 /** Short name of a model for receipts and file names. */
-export const modelName = (model: CausalLm): string =>
+export const modelName = (model: Model): string =>
   model.origin ? basename(model.origin) : model.architecture;

@@ -21,8 +21,8 @@ import {
   type WritableTensor,
   writeSharded,
 } from "../tensor/index.js";
+import { architectures } from "./architectures/index.js";
 import { probeOutputs } from "./probe.js";
-import { architectures } from "./registry.js";
 import { isTokenizerFile } from "./tokenizer-files.js";
 import type { CausalLm } from "./types.js";
 

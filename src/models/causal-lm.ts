@@ -1,31 +1,34 @@
 import { TunesmithError } from "../errors/index.js";
-import type { ArchitectureDefinition } from "./architecture.js";
-import { gpt2 } from "./gpt2.js";
-import { llama } from "./llama.js";
+import { type AnyDefinition, architectures, tensorArchitectures } from "./architectures/index.js";
 import type { CausalLm, LmInputs, Weights } from "./types.js";
 import { weightReader } from "./weights.js";
-
-type AnyDefinition = ArchitectureDefinition<Record<string, unknown>>;
-
-/** Every architecture we can build from a config; a new one is one file and one line here. */
-export const architectures: readonly AnyDefinition[] = [gpt2, llama] as unknown as readonly AnyDefinition[];
 
 /** The definition answering to `model_type`; throws `architecture-unsupported` listing those we have. */
 export function architectureFor(modelType: string, origin: string): AnyDefinition {
   const found = architectures.find((definition) => definition.modelTypes.includes(modelType));
   if (found) return found;
-  throw new TunesmithError(
+  const other = tensorArchitectures.some((definition) => definition.modelTypes.includes(modelType));
+  if (other) {
+    throw new TunesmithError("task-mismatch", `${origin}: '${modelType}' is not a causal language model`, {
+      fix: 'load it with { task: "auto" }, or name its task',
+    });
+  }
+  throw unsupportedType(modelType, origin);
+}
+
+/** The error for a `model_type` nobody here knows. */
+export function unsupportedType(modelType: string, origin: string): TunesmithError {
+  const known = [...architectures, ...tensorArchitectures].flatMap(({ modelTypes }) => modelTypes);
+  return new TunesmithError(
     "architecture-unsupported",
     `${origin}: model_type '${modelType}' is not supported`,
-    {
-      fix: `supported: ${architectures.flatMap((definition) => definition.modelTypes).join(", ")}; or export the model to ONNX and load that`,
-    },
+    { fix: `supported: ${known.join(", ")}; or export the model to ONNX and load that` },
   );
 }
 
 /** The architecture's own reading of a config. Throws `config-invalid` naming the entry. */
 export function parseConfig(
-  definition: AnyDefinition,
+  definition: Pick<AnyDefinition, "schema">,
   config: Readonly<Record<string, unknown>>,
   origin: string,
 ): Record<string, unknown> {

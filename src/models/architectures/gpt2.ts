@@ -1,12 +1,12 @@
 import { z } from "zod";
-import { type Dim, dimMul, ops, scope, type Value } from "../graph/index.js";
-import type { ArchitectureDefinition } from "./architecture.js";
-import { attend, maskBuilder, mergeHeads, splitHeads, withPast } from "./attention.js";
-import { activation, linear, linearInOut } from "./layers.js";
-import type { KeyValue, LmInputs, LmOutputs } from "./types.js";
-import { tokenAxes } from "./types.js";
-import { linearSpecs, type WeightSpec } from "./weight-specs.js";
-import type { WeightReader } from "./weights.js";
+import { type Dim, dimMul, ops, scope, type Value } from "../../graph/index.js";
+import type { KeyValue, LmInputs, LmOutputs } from "../types.js";
+import { tokenAxes } from "../types.js";
+import type { WeightReader } from "../weights.js";
+import type { ArchitectureDefinition } from "./definition.js";
+import { attend, maskBuilder, mergeHeads, splitHeads, withPast } from "./parts/attention.js";
+import { activation, linear, linearInOut } from "./parts/layers.js";
+import { linearSpecs, type WeightSpec } from "./parts/weight-specs.js";
 
 const schema = z.looseObject({
   vocab_size: z.number().int().positive(),

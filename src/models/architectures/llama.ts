@@ -1,14 +1,14 @@
 import { z } from "zod";
-import { TunesmithError } from "../errors/index.js";
-import { dimMul, ops, scope, type Value } from "../graph/index.js";
-import type { ArchitectureDefinition } from "./architecture.js";
-import { attend, maskBuilder, mergeHeads, splitHeads, withPast } from "./attention.js";
-import { activation, linear } from "./layers.js";
-import { type RopeParameters, type Rotary, ropeSchema, rotary, rotate } from "./rope.js";
-import type { KeyValue, LmInputs, LmOutputs } from "./types.js";
-import { tokenAxes } from "./types.js";
-import { linearSpecs, type WeightSpec } from "./weight-specs.js";
-import type { WeightReader } from "./weights.js";
+import { TunesmithError } from "../../errors/index.js";
+import { dimMul, ops, scope, type Value } from "../../graph/index.js";
+import type { KeyValue, LmInputs, LmOutputs } from "../types.js";
+import { tokenAxes } from "../types.js";
+import type { WeightReader } from "../weights.js";
+import type { ArchitectureDefinition } from "./definition.js";
+import { attend, maskBuilder, mergeHeads, splitHeads, withPast } from "./parts/attention.js";
+import { activation, linear } from "./parts/layers.js";
+import { type RopeParameters, type Rotary, ropeSchema, rotary, rotate } from "./parts/rope.js";
+import { linearSpecs, type WeightSpec } from "./parts/weight-specs.js";
 
 const layerTypes = z.array(z.enum(["full_attention", "sliding_attention"]));
 const schema = z.looseObject({

@@ -1,6 +1,6 @@
-import { TunesmithError } from "../errors/index.js";
-import { ops, scope, type Value } from "../graph/index.js";
-import type { WeightReader } from "./weights.js";
+import { TunesmithError } from "../../../errors/index.js";
+import { ops, scope, type Value } from "../../../graph/index.js";
+import type { WeightReader } from "../../weights.js";
 
 /** `x · Wᵀ + b` with `W [out, in]`, at module path `path` of the current scope; `weight` names the tensor's module. */
 export function linear(weights: WeightReader, path: string, weight: string, x: Value): Value {

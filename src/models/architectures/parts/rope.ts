@@ -1,7 +1,7 @@
 import { z } from "zod";
-import { TunesmithError } from "../errors/index.js";
-import { constant, ops, type Value } from "../graph/index.js";
-import { tensor } from "../tensor/index.js";
+import { TunesmithError } from "../../../errors/index.js";
+import { constant, ops, type Value } from "../../../graph/index.js";
+import { tensor } from "../../../tensor/index.js";
 
 /** Rotary embedding parameters as configs write them (`rope_parameters`, or `rope_theta` + `rope_scaling`). */
 export const ropeSchema = z.looseObject({

@@ -9,6 +9,8 @@ export interface WeightSpec {
   readonly name: string;
   readonly shape: readonly number[];
   readonly init: WeightInit;
+  /** Part of a head: made anew for other classes. */
+  readonly head?: boolean;
 }
 
 /** A linear map's weight `[out, in]`, and its bias if it has one. */

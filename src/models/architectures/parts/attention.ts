@@ -1,6 +1,6 @@
-import { type Dim, dimAdd, dimMul, ops, type Value } from "../graph/index.js";
-import type { KeyValue, LmInputs } from "./types.js";
-import { tokenAxes } from "./types.js";
+import { type Dim, dimAdd, dimMul, ops, type Value } from "../../../graph/index.js";
+import type { KeyValue, LmInputs } from "../../types.js";
+import { tokenAxes } from "../../types.js";
 
 /** Added to scores that must not be seen; its exponential is exactly 0, and no row of real tokens is all masked. */
 const MASKED = -1e9;
