@@ -1,0 +1,1 @@
+export { openRunStore } from "./open.js";
