@@ -1,2 +1,12 @@
+export {
+  encodeGguf,
+  type GgufFile,
+  type GgufScalar,
+  type GgufValue,
+  openGguf,
+  writeGguf,
+} from "./gguf/index.js";
+export { encodeNpy, type NpyOptions, openNpy } from "./npy.js";
+export { encodeNpz, type NpzFile, type NpzOptions, openNpz, writeNpz } from "./npz.js";
 export { loadAll, loadStored, type StoredTensor, type TensorContainer } from "./stored.js";
 export { openTorch, stateDictOf, type TorchFile } from "./torch/index.js";

@@ -34,9 +34,10 @@ export function numpyType(descr: string, file: string): NumpyType {
   const bigEndian = order === ">";
   const dtype = Object.hasOwn(TYPES, letter + digits) ? TYPES[letter + digits] : undefined;
   if (dtype) return { dtype, width: Number(digits), bigEndian, text: undefined };
-  if (letter === "S" || letter === "a")
+  const isText = Number(digits) > 0;
+  if (isText && (letter === "S" || letter === "a"))
     return { dtype: "string", width: Number(digits), bigEndian, text: "S" };
-  if (letter === "U") return { dtype: "string", width: 4 * Number(digits), bigEndian, text: "U" };
+  if (isText && letter === "U") return { dtype: "string", width: 4 * Number(digits), bigEndian, text: "U" };
   const what =
     letter === "O"
       ? "holds Python objects, which are a pickle and are not read"

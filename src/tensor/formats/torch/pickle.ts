@@ -193,8 +193,9 @@ function byteString(bytes: Uint8Array): string {
 
 /** Text of protocol 0, where backslashes escape what is not latin-1. */
 function escaped(text: string): string {
-  return text.replace(/\\u([0-9a-fA-F]{4})|\\U000([0-9a-fA-F]{5})/g, (_, short?: string, long?: string) =>
-    String.fromCodePoint(Number.parseInt(short ?? long ?? "", 16)),
+  return text.replace(
+    /\\u([0-9a-fA-F]{4})|\\U00(0[0-9a-fA-F]{5}|10[0-9a-fA-F]{4})/g,
+    (_, short?: string, long?: string) => String.fromCodePoint(Number.parseInt(short ?? long ?? "", 16)),
   );
 }
 
