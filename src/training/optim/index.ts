@@ -17,6 +17,17 @@ export { type MuonOptions, type MuonScale, muon, newtonSchulz } from "./muon.js"
 export * from "./optimizers.js";
 export { type ProdigyOptions, prodigy } from "./prodigy.js";
 export { dynamicMap, quantizedState } from "./quantized.js";
+export {
+  createOptimizer,
+  describeOptimizer,
+  type OptimizerContext,
+  type OptimizerEntry,
+  optimizerModifiers,
+  optimizerNamed,
+  optimizerNames,
+  optimizerOptions,
+  stateFactor,
+} from "./registry.js";
 export * from "./scaled.js";
 export { type ScheduleFreeOptions, scheduleFreeAdamw, scheduleFreeSgd } from "./schedule-free.js";
 export * from "./schedules.js";
