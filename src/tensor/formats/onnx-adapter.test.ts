@@ -30,7 +30,7 @@ describe(".onnx_adapter", () => {
     const tensors = [
       ["a", tensor("float32", [3, 1], [1, 2, 3])],
       ["layer.snow \u2603", tensor("bfloat16", [3], [1, -2, 0.5])],
-      ["scalar", tensor("int64", [], [5n])],
+      ["one", tensor("int64", [1], [5n])],
       ["empty", tensor("float16", [0, 2], [])],
       ["bits", tensor("bool", [5], [1, 0, 1, 1, 0])],
     ] as const;
@@ -46,6 +46,8 @@ describe(".onnx_adapter", () => {
     expect(() => encodeOnnxAdapter(twice)).toThrow(expect.objectContaining({ code: "name-conflict" }));
     const int4 = [["a", tensor("int4", [2], [1, 2])] as const];
     expect(() => encodeOnnxAdapter(int4)).toThrow(expect.objectContaining({ code: "dtype-unsupported" }));
+    const scalar = [["a", tensor("float32", [], [1])] as const];
+    expect(() => encodeOnnxAdapter(scalar)).toThrow(expect.objectContaining({ code: "shape-mismatch" }));
     await expect(openOnnxAdapter(fixtureSource("quants.gguf"))).rejects.toThrow(/TORT/);
   });
 

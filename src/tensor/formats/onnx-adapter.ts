@@ -156,7 +156,8 @@ export interface OnnxAdapterOptions {
 /**
  * The bytes of an `.onnx_adapter` file. The names are those of the graph inputs that the values are for.
  *
- * Throws `name-conflict` for a name twice, `dtype-unsupported` for strings and 4-bit types.
+ * Throws `name-conflict` for a name twice, `dtype-unsupported` for strings and 4-bit types, `shape-mismatch` for scalars, which ONNX
+ * Runtime refuses.
  *
  * @example
  * ```ts
@@ -210,6 +211,16 @@ function byteLength({ dtype, shape }: Tensor): number {
 }
 
 function writeParameter(builder: Builder, name: string, value: Tensor): number {
+  if (value.shape.length === 0) {
+    throw new TunesmithError(
+      "shape-mismatch",
+      `parameter ${quote(name)}: ONNX Runtime takes no scalars in an adapter`,
+      {
+        fix: "give it shape [1]",
+        details: { name },
+      },
+    );
+  }
   if (value.dtype === "int4" || value.dtype === "uint4") {
     throw new TunesmithError(
       "dtype-unsupported",
