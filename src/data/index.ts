@@ -1,3 +1,4 @@
+export * from "./audio/index.js";
 export {
   type BatchOptions,
   type BatchPlanOptions,
@@ -10,17 +11,22 @@ export {
 } from "./batches.js";
 export { type BpeTokenizerJson, type TrainBpeOptions, trainBpe } from "./bpe/index.js";
 export { type Batch, type CollateOptions, collate, IGNORED_LABEL } from "./collate.js";
-export { type FolderOptions, TEXT_EXTENSIONS } from "./folder.js";
-export { alpacaPrompt, type FieldNames } from "./layouts.js";
-export { type LoadDatasetOptions, loadDataset } from "./load.js";
+export * from "./doctor/index.js";
+export { type HubDatasetOptions, openHubDataset } from "./hub.js";
+export * from "./image/index.js";
+export { alpacaPrompt, detectLayout, type FieldName, type FieldNames } from "./layouts/index.js";
+export { type LoadDatasetOptions, loadDataset, openDataset } from "./load.js";
 export { type Pack, type PackOptions, packExamples } from "./pack.js";
 export { type PreparedRows, type PrepareOptions, paddingId, prepareRows } from "./prepare.js";
-export type { RecordFormat } from "./records.js";
+export * from "./readers/index.js";
+export { answerRow, labelNames, textsOf } from "./rows.js";
 export { type Split, type SplitOptions, splitDataset } from "./split.js";
+export { openRows, type RowBatch, type RowStream, type StreamOptions } from "./stream.js";
+export { type ResolvedTemplate, resolveTemplate } from "./template.js";
 export {
   type TokenizedDataset,
   type TokenizeOptions,
   type TokenizeReport,
   tokenizeExamples,
 } from "./tokenize.js";
-export type { Dataset, DatasetReport, DroppedRow, Layout, Row, TokenizedExample } from "./types.js";
+export type * from "./types.js";

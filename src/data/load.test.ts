@@ -105,7 +105,7 @@ test("JSON, CSV, TSV and text", async () => {
   const csv = await load("r.csv", '\ufeffprompt,completion\n"a, ""b""","c\nd"\n');
   expect(csv.rows).toEqual([{ kind: "completion", prompt: 'a, "b"', completion: "c\nd" }]);
   const tsv = await load("s.tsv", 'label\ttext\n1\tsay "hi"\n');
-  expect(tsv.rows).toEqual([{ kind: "text", text: 'say "hi"' }]);
+  expect(tsv.rows).toEqual([{ kind: "classification", text: 'say "hi"', label: "1" }]);
   const text = await load("t.txt", "one\ntwo\n");
   expect(text.rows).toMatchObject([{ text: "one\ntwo\n" }]);
   const documents = await load("u.txt", "a<|endoftext|>b<|endoftext|>\n", {

@@ -1,27 +1,25 @@
-import { basename, readText, stat } from "#io";
+import { fileExists, readText, stat } from "#io";
 import { TunesmithError } from "../errors/index.js";
-import { type FolderOptions, readFolder, TEXT_EXTENSIONS } from "./folder.js";
-import { detectLayout, type FieldNames, readRow } from "./layouts.js";
-import { type RawRecord, type RecordFormat, readRecords } from "./records.js";
-import type { Dataset, DroppedRow, Layout, Row } from "./types.js";
+import { type HubDatasetOptions, hubDatasetId, openHubDataset } from "./hub.js";
+import { type FolderOptions, readFolder, TEXT_EXTENSIONS } from "./readers/folder.js";
+import type { RecordFormat } from "./readers/records.js";
+import { openRows, type RowStream, type StreamOptions } from "./stream.js";
+import type { Dataset, DroppedRow, Layout, LayoutGuess, Row } from "./types.js";
 
-export interface LoadDatasetOptions extends FolderOptions {
-  /** Default: by the file's ending (`jsonl`/`ndjson`, `json`, `csv`, `tsv`; anything else is text). */
+export interface LoadDatasetOptions extends FolderOptions, HubDatasetOptions, Omit<StreamOptions, "format"> {
+  /** Default: by the file's ending; anything that has no known one is text. */
   readonly format?: RecordFormat | "text";
-  /** Default: by the fields of the first row that has those of a layout. */
-  readonly layout?: Layout;
-  /** Other names of fields, for example `{ prompt: "question", completion: "answer" }`. */
-  readonly fields?: FieldNames;
   /** Cuts a text file into documents at this text. Default: the whole file is one document. */
   readonly documentSeparator?: string;
 }
 
 /**
- * Loads training examples from a JSONL, JSON, CSV, TSV or text file, or from a folder of source files. Rows that
- * cannot be used are left out and reported with the reason.
+ * Loads training examples: from a JSONL, JSON, CSV, TSV, Parquet, CoNLL or text file, a folder of sources, of such files, of
+ * images or of WAV files, or from the Hugging Face hub (`organisation/name`, optionally `@revision`). Rows that cannot be
+ * used are left out and reported with the reason. `openRows` reads large files without holding them.
  *
  * Throws `file-not-found`; `data-invalid` naming file and line for malformed content; `data-empty`, with the
- * reasons, when no row is left.
+ * reasons, when no row is left; for the hub what `openHubDataset` throws.
  *
  * @example
  * ```ts
@@ -31,43 +29,44 @@ export interface LoadDatasetOptions extends FolderOptions {
  * ```
  */
 export async function loadDataset(path: string, options: LoadDatasetOptions = {}): Promise<Dataset> {
+  const stream = await openDataset(path, options);
+  if (stream) return collect(stream);
   const info = await stat(path);
-  if (info.isDirectory) return loadFolder(path, options);
-  const format = options.format ?? formatOf(path);
-  if (format === "text") return loadText(path, info.size, options);
-  const records = await readRecords(path, format);
-  const fields = options.fields ?? {};
-  const layout = options.layout ?? firstLayout(records, fields);
-  if (!layout) throw unknownLayout(path, records);
+  return info.isDirectory ? loadFolder(path, options) : loadText(path, info.size, options);
+}
+
+/**
+ * Opens a local path or a dataset of the hub as a stream of rows, as `loadDataset` would read it. Undefined for texts and
+ * folders of sources, which are read whole.
+ */
+export async function openDataset(
+  path: string,
+  options: LoadDatasetOptions = {},
+): Promise<RowStream | undefined> {
+  const { format, ...rest } = options;
+  const wanted = { ...rest, ...(format === undefined || format === "text" ? {} : { format }) };
+  if (!(await fileExists(path)) && hubDatasetId(path)) return openHubDataset(path, wanted);
+  return format === "text" ? undefined : openRows(path, wanted);
+}
+
+async function collect(stream: RowStream): Promise<Dataset> {
   const rows: Row[] = [];
   const dropped: DroppedRow[] = [];
-  for (const { row, value } of records) {
-    const read = readRow(value, layout, fields);
-    if (typeof read === "string") dropped.push({ row, reason: read });
-    else rows.push(read);
+  for await (const batch of stream.batches()) {
+    for (const { value } of batch.rows) rows.push(value);
+    for (const row of batch.dropped) dropped.push(row);
   }
-  return finish({ name: path, layout, rows, dropped, bytes: info.size, capped: false });
-}
-
-function formatOf(path: string): RecordFormat | "text" {
-  const ending = basename(path).toLowerCase().split(".").at(-1);
-  if (ending === "jsonl" || ending === "ndjson") return "jsonl";
-  return ending === "json" || ending === "csv" || ending === "tsv" ? ending : "text";
-}
-
-function firstLayout(records: readonly RawRecord[], fields: FieldNames): Layout | undefined {
-  for (const { value } of records) {
-    const layout = detectLayout(value, fields);
-    if (layout) return layout;
-  }
-  return undefined;
+  const { name, layout, bytes, guess } = stream;
+  // Rows of media keep their archive open; others hold nothing.
+  if (layout !== "image" && layout !== "audio") await stream.close();
+  return finish({ name, layout, rows, dropped, bytes, capped: false, guess });
 }
 
 async function loadText(path: string, bytes: number, options: LoadDatasetOptions): Promise<Dataset> {
   const text = await readText(path);
   if (text.slice(0, 8192).includes("\0")) {
     throw new TunesmithError("data-invalid", `${path} is a binary file`, {
-      fix: "give a text, JSONL, JSON, CSV or TSV file, or a folder of source files",
+      fix: "give a text, JSONL, JSON, CSV, TSV, Parquet, tar or zip file with its usual ending, or a folder of source files",
     });
   }
   const separator = options.documentSeparator;
@@ -102,33 +101,17 @@ function finish(parts: {
   dropped: DroppedRow[];
   bytes: number;
   capped: boolean;
+  guess?: LayoutGuess | undefined;
 }): Dataset {
-  const { name, layout, rows, dropped, bytes, capped } = parts;
+  const { name, layout, rows, dropped, bytes, capped, guess } = parts;
   if (rows.length === 0) {
     throw new TunesmithError("data-empty", `${name} holds no usable ${layout} row${reasons(dropped)}`, {
       fix: dropped.length > 0 ? "correct the rows, or name their fields with `fields`" : "the file is empty",
       details: { dropped },
     });
   }
-  return { name, layout, rows, report: { rows: rows.length, dropped, bytes, capped } };
-}
-
-function unknownLayout(path: string, records: readonly RawRecord[]): TunesmithError {
-  const first = records[0]?.value;
-  if (first === undefined) {
-    return new TunesmithError("data-empty", `${path} holds no rows`, {
-      fix: "give a file with at least one row",
-    });
-  }
-  const keys = typeof first === "object" && first !== null ? Object.keys(first).join(", ") : typeof first;
-  return new TunesmithError(
-    "data-empty",
-    `${path}: all ${records.length} rows dropped, none has the fields of a known layout (first row: ${keys})`,
-    {
-      fix: "use {text}, {prompt, completion}, {messages} or {instruction, input, output}, or name the fields with `fields`",
-      details: { dropped: records.map(({ row }) => ({ row, reason: "no known layout" })) },
-    },
-  );
+  const report = { rows: rows.length, dropped, bytes, capped };
+  return { name, layout, rows, report, ...(guess ? { guess } : {}) };
 }
 
 /** The reasons with how often each occurred, most frequent first. */

@@ -1,6 +1,6 @@
 import { TunesmithError } from "../errors/index.js";
 import { renderChat, type Tokenizer } from "../models/tokenizer/index.js";
-import type { DroppedRow, Row, TokenizedExample } from "./types.js";
+import type { ChatRow, CompletionRow, DroppedRow, LanguageRow, Row, TokenizedExample } from "./types.js";
 
 export interface TokenizeOptions {
   /** Tokens per example at most; longer documents are cut into blocks, longer answers are cut off. */
@@ -41,7 +41,7 @@ export interface TokenizedDataset {
  * - Prompt and completion, conversations: only completions (and what the template puts at their end) are trained.
  *   Prompt and completion are tokenized apart, as they are when the model answers.
  *
- * Throws `config-invalid` for a `maxLength` below 2, `data-empty` when no example is left, and what `renderChat`
+ * Throws `data-invalid` for rows of other kinds, `config-invalid` for a `maxLength` below 2, `data-empty` when no example is left, and what `renderChat`
  * throws for conversations.
  *
  * @example
@@ -72,7 +72,8 @@ export function tokenizeExamples(
   const dropped: DroppedRow[] = [];
   let truncated = 0;
   let truncatedTokens = 0;
-  rows.forEach((row, index) => {
+  rows.forEach((given, index) => {
+    const row = languageRow(given);
     const whole =
       row.kind === "text"
         ? document(row.text, tokenizer, prefix, eos)
@@ -108,6 +109,18 @@ export function tokenizeExamples(
   };
 }
 
+/** Rows of the other kinds are learnt by objectives that read them in their own way. */
+function languageRow(row: Row): LanguageRow {
+  if (row.kind === "text" || row.kind === "completion" || row.kind === "chat") return row;
+  const judged = row.kind === "preference" || row.kind === "feedback";
+  throw new TunesmithError("data-invalid", `a ${row.kind} row is no text that a language model continues`, {
+    fix: judged
+      ? "train with an objective for answers that are judged, or take one answer of each row with answerRow"
+      : "train for the task that the rows are of, or read them in another `layout`",
+    details: { kind: row.kind },
+  });
+}
+
 function trainedIn(example: TokenizedExample): number {
   return example.lossMask.reduce((sum, value) => sum + value, 0);
 }
@@ -141,7 +154,7 @@ function document(text: string, tokenizer: Tokenizer, prefix: number[], eos: num
 }
 
 function answer(
-  row: Exclude<Row, { kind: "text" }>,
+  row: CompletionRow | ChatRow,
   tokenizer: Tokenizer,
   prefix: number[],
   eos: number[],

@@ -1,5 +1,5 @@
 import { basename, joinPath, listDir, readFile, realPath, stat } from "#io";
-import type { DroppedRow, Row } from "./types.js";
+import type { DroppedRow, Row } from "../types.js";
 
 /** Endings of the files that a folder dataset reads by default: source code and prose. */
 export const TEXT_EXTENSIONS: readonly string[] = (
