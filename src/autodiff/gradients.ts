@@ -10,14 +10,13 @@ import {
   withScope,
 } from "../graph/index.js";
 import { findRule, notDifferentiable, stopsGradient } from "./rules/index.js";
+import { asFloats, isReal, movesCodes, straightThrough } from "./straight-through.js";
 
 export interface Seed {
   readonly output: Value;
   /** Gradient arriving at `output`, of its shape. */
   readonly gradient: Value;
 }
-
-const FLOATS = new Set(["float32", "float64", "float16", "bfloat16"]);
 
 /**
  * Gradients of a scalar `loss` with respect to `wrt`, as new graph values (so they can be differentiated again).
@@ -97,7 +96,7 @@ function backThrough(
   total: (value: Value) => Value | undefined,
   send: (value: Value, gradient: Value) => void,
 ): void {
-  const dys = node.outputs.map((value) => (FLOATS.has(value.dtype) ? total(value) : undefined));
+  const dys = node.outputs.map(total);
   const dy = dys[0] ?? dys.find((value) => value !== undefined);
   if (!dy) return;
   const needs = (index: number) => {
@@ -112,7 +111,10 @@ function backThrough(
     }
     return;
   }
-  const context = { node, inputs: node.inputs as readonly Value[], outputs: node.outputs, dys, dy, needs };
+  const codes = movesCodes(node, active);
+  const inputs = codes ? asFloats(node.inputs, active) : (node.inputs as readonly Value[]);
+  const outputs = codes ? asFloats(node.outputs, active) : node.outputs;
+  const context = { node, inputs, outputs, dys, dy, needs };
   rule(context).forEach((gradient, index) => {
     const value = node.inputs[index];
     if (!gradient || !value || !active.has(value)) return;
@@ -145,12 +147,12 @@ function throughDecomposition(
   );
 }
 
-/** Values that depend on `wrt` through floating-point operators. */
+/** Values that depend on `wrt` through floating-point operators, or as codes of such values. */
 function activeValues(nodes: readonly Node[], wrt: readonly Value[]): Set<Value> {
   const active = new Set<Value>(wrt);
   for (const node of nodes) {
     if (stopsGradient(node) || !dependsOn(node, active)) continue;
-    const floats = node.outputs.filter((value) => FLOATS.has(value.dtype));
+    const floats = [...node.outputs.filter(isReal), ...straightThrough(node, active)];
     // An operator that rounds to integers without being known to stop would lose the gradient silently.
     if (floats.length === 0 && node.op !== "Cast") throw notDifferentiable(node);
     for (const value of floats) active.add(value);
@@ -171,7 +173,7 @@ function checkShape(node: Node, which: string, value: Value, gradient: Value): v
       (dim, axis) =>
         typeof dim === "string" || typeof gradient.shape[axis] === "string" || dim === gradient.shape[axis],
     );
-  if (!same || gradient.dtype !== value.dtype) {
+  if (!same || gradient.dtype !== (isReal(value) ? value.dtype : "float32")) {
     throw new TunesmithError(
       "graph-invalid",
       `gradient rule of ${describe(node)} gave ${gradient.dtype}[${gradient.shape}] for ${which} of ${value.dtype}[${value.shape}]`,

@@ -5,6 +5,7 @@ import { activations } from "./activations.js";
 import { einsums } from "./einsum.js";
 import { elementwise } from "./elementwise.js";
 import { indexing } from "./indexing.js";
+import { integers } from "./integer.js";
 import { linear } from "./linear.js";
 import { markers } from "./markers.js";
 import { normalization } from "./normalization.js";
@@ -22,6 +23,7 @@ export const vjpRules: ReadonlyMap<string, VjpRule> = new Map(
     ...einsums,
     ...windows,
     ...quantizedProducts,
+    ...integers,
     ...linear,
     ...shapes,
     ...reductions,

@@ -1,6 +1,7 @@
 import { dimProduct, ops, type Value } from "../../graph/index.js";
 import type { VjpTable } from "../types.js";
 import { unbroadcast } from "../unbroadcast.js";
+import { lateWeight } from "./late.js";
 
 const flag = (attrs: Readonly<Record<string, unknown>>, name: string): boolean =>
   Number((attrs[name] as { i?: number } | undefined)?.i ?? 0) !== 0;
@@ -18,10 +19,10 @@ const sizeOf = (x: Value): number => {
 /**
  * The two factors of a data gradient, made to wait for the weight gradient (an edge on the smaller factor). The runtime
  * would otherwise put weight gradients, which nothing else needs, at the end of the run, and keep every layer's
- * activations alive for them.
+ * activations alive for them. Frozen weights made from codes are made again.
  */
 function afterWeightGradient(dy: Value, weight: Value, dWeight: Value | undefined): [Value, Value] {
-  if (!dWeight) return [dy, weight];
+  if (!dWeight) return [dy, lateWeight(weight, dy)];
   return sizeOf(weight) <= sizeOf(dy) ? [dy, ops.after(weight, dWeight)] : [ops.after(dy, dWeight), weight];
 }
 

@@ -13,6 +13,7 @@ import {
 } from "../testing/finite-differences.js";
 
 const compile: Compile = (graph) => createSession(graph, { threads: 1, optimization: "basic" });
+const MS = { domain: "com.microsoft" };
 const random = generator(3);
 const held = (dtype: Dtype, shape: number[], range: [number, number]): Value =>
   constant(tensor(dtype, shape, drawValues(random, shape, range, true)));
@@ -24,6 +25,9 @@ test.each([
   ["4 bits, a partial last block", 4, 40, 16, false, false],
   ["8 bits", 8, 32, 16, false, true],
   ["8 bits, zero points", 8, 48, 16, true, false],
+  ["4 bits, zero points that do not fill their bytes", 4, 48, 16, true, false],
+  ["2 bits", 2, 32, 16, false, false],
+  ["2 bits, zero points", 2, 64, 16, true, true],
 ])("MatMulNBits, %s", async (_, bits, depth, block, zeros, bias) => {
   const [columns, blocks] = [4, Math.ceil(depth / block)];
   const weights = held("uint8", [columns, blocks, (block * bits) / 8], [0, 255]);
@@ -84,4 +88,52 @@ test("the quantised bytes are not copied, and the scales have no gradient", () =
     data: original.kind === "constant" && "data" in original.data ? original.data.data : undefined,
   });
   expect(() => gradients(loss, [scales])).toThrow(/no gradient for its scales/);
+});
+
+test("MatMulNBits with zero points as floats", async () => {
+  const [weights, scales] = [held("uint8", [4, 2, 8], [0, 255]), held("float32", [8], [1, 2])];
+  const zero = held("float32", [8], [3, 9]);
+  const attrs: Attrs = { bits: { i: 4 }, N: { i: 4 }, K: { i: 32 }, block_size: { i: 16 } };
+  const build = (value: Value | undefined) => op("MatMulNBits", [value, weights, scales, zero], attrs, MS);
+  const item = { operands: [x(32)], build, lower: ["com.microsoft.MatMulNBits"] };
+  expect(await compareDecomposition(compile, item)).toBeLessThan(1e-3);
+  await checkGradients(compile, { operands: [x(32)], build, precision: "exact32" });
+});
+
+test.each<[string, Dtype, number[], Attrs, Dtype | undefined, number[]]>([
+  ["bytes of two 4-bit codes", "uint8", [5, 16], {}, undefined, []],
+  ["bytes of two 4-bit codes, zero points", "uint8", [5, 16], {}, "uint8", [5, 1]],
+  ["uint4", "uint4", [5, 32], {}, undefined, []],
+  ["int4, zero points", "int4", [5, 32], {}, "int4", [5, 2]],
+  ["8 bits", "uint8", [5, 32], { bits: { i: 8 } }, undefined, []],
+])("GatherBlockQuantized: %s", async (_, dtype, shape, attrs, zeroDtype, zeroShape) => {
+  const range: [number, number] = dtype === "int4" ? [-8, 7] : dtype === "uint4" ? [0, 15] : [0, 255];
+  const table = held(dtype, shape, range);
+  const scales = held("float32", [5, 2], [1, 3]);
+  const zero = zeroDtype && held(zeroDtype, zeroShape, range);
+  const ids: Operand = { shape: [2, 3], dtype: "int64", values: [0, 4, 2, 2, 1, 3] };
+  const build = (index: Value | undefined) =>
+    op(
+      "GatherBlockQuantized",
+      [table, index, scales, zero],
+      { block_size: { i: 16 }, quantize_axis: { i: 1 }, ...attrs },
+      MS,
+    );
+  const lower = ["com.microsoft.GatherBlockQuantized"];
+  expect(await compareDecomposition(compile, { operands: [ids], build, lower })).toBe(0);
+});
+
+test("weights that the graph dequantises are dequantised again for the gradient", () => {
+  const value = input("x", "float32", [3, 8]);
+  const weight = op("DequantizeLinear", [held("int8", [8, 4], [-9, 9]), held("float32", [4], [1, 2])], {
+    axis: { i: 1 },
+  });
+  const turned = op("DequantizeLinear", [held("int8", [5, 4], [-9, 9]), ops.scalar(0.5)]);
+  const y = ops.matmul(ops.matmul(value, weight), ops.transpose(turned, [1, 0]));
+  const [dx] = gradients(ops.reduceSum(y, undefined, false), [value]) as [Value];
+  const made = nodesOf(makeGraph("g", [value], [["dx", dx]])).filter(
+    (node) => node.op === "DequantizeLinear",
+  );
+  expect(made.length).toBe(2);
+  for (const node of made) expect(node.inputs[1]?.source.kind).toBe("node");
 });

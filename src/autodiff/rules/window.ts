@@ -15,6 +15,7 @@ import {
 import { transposedWindowOf, type Window, windowOf } from "../../graph/window.js";
 import type { VjpContext, VjpTable } from "../types.js";
 import { zeros } from "./combinators.js";
+import { lateWeight } from "./late.js";
 
 const attrsOf = ({ kernel, strides, dilations, before, after, group }: Omit<Window, "output">): Attrs => ({
   kernel_shape: { ints: kernel },
@@ -88,7 +89,7 @@ const conv = ({ dy, inputs, needs, node }: VjpContext): (Value | undefined)[] =>
   const [x, w, bias] = inputs as [Value, Value, Value | undefined];
   const window = windowOf(node);
   return [
-    needs(0) ? convData(dy, x, w, window, node) : undefined,
+    needs(0) ? convData(dy, x, needs(1) ? w : lateWeight(w, dy), window, node) : undefined,
     needs(1) ? convFilter(x, dy, w, window, node) : undefined,
     needs(2) && bias ? ops.reduceSum(dy, overSpace(dy), false) : undefined,
   ];

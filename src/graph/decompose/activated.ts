@@ -3,6 +3,7 @@ import { floatAttr, intAttr, stringAttr } from "../infer/types.js";
 import * as ops from "../ops/index.js";
 import type { Attrs, Node, Value } from "../types.js";
 import { unsupported } from "./helpers.js";
+import { channelsFirst, channelsLast } from "./layout.js";
 import { normaliseGroups, scaleShift } from "./norms.js";
 import type { Decomposition, DecompositionTable } from "./types.js";
 
@@ -66,17 +67,6 @@ const fusedProduct: Decomposition = (inputs, node) => {
   const y = op("FusedMatMul", inputs, attrs, { domain: "com.microsoft" });
   return [activated(y, stringAttr(node.attrs, "activation", ""), named(node), node)];
 };
-
-/** `[N, ...space, C]` as `[N, C, ...space]`. */
-function channelsFirst(x: Value): Value {
-  const rank = x.shape.length;
-  return ops.transpose(x, [0, rank - 1, ...Array.from({ length: rank - 2 }, (_, axis) => axis + 1)]);
-}
-
-function channelsLast(x: Value): Value {
-  const rank = x.shape.length;
-  return ops.transpose(x, [0, ...Array.from({ length: rank - 2 }, (_, axis) => axis + 2), 1]);
-}
 
 /** Data and result have their channels last, the filter first. */
 const nhwcConv: Decomposition = ([x, weights, bias], node) => [

@@ -8,6 +8,7 @@ import { groupQueries } from "./group-query.js";
 import { losses } from "./losses.js";
 import { norms } from "./norms.js";
 import { pools } from "./pool.js";
+import { qlinears } from "./qlinear.js";
 import { quantizedProducts } from "./quantized.js";
 import { recurrent } from "./recurrent.js";
 import { resizes } from "./resize.js";
@@ -20,6 +21,7 @@ export const decompositions: ReadonlyMap<string, Decomposition> = new Map(
     ...fused,
     ...activatedProducts,
     ...quantizedProducts,
+    ...qlinears,
     ...attentions,
     ...groupQueries,
     ...rotaries,

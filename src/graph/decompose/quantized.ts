@@ -1,11 +1,11 @@
-import { tensor } from "../../tensor/index.js";
+import { type Dtype, tensor } from "../../tensor/index.js";
 import { constant, op } from "../create.js";
-import { dimProduct } from "../dims.js";
+import { dimProduct, normalAxis } from "../dims.js";
 import { intAttr } from "../infer/types.js";
 import * as ops from "../ops/index.js";
-import type { Node, Shape, Value } from "../types.js";
+import type { Dim, Node, Shape, Value } from "../types.js";
 import { floats, unsupported } from "./helpers.js";
-import type { DecompositionTable } from "./types.js";
+import type { Decomposition, DecompositionTable } from "./types.js";
 
 /** The same bytes as a constant of another dtype and shape: nothing is copied, also for weights that stay in a file. */
 function reinterpret(value: Value, dtype: "uint4" | "uint8", shape: readonly number[], node: Node): Value {
@@ -21,42 +21,76 @@ const size = (node: Node, name: string): number => {
   throw unsupported(node, name, value);
 };
 
-/** Weights `[N, K]` of MatMulNBits by DequantizeLinear over the same bytes: (q - zero point)·scale per block. */
+/**
+ * Weights `[N, K]` of MatMulNBits, (q - zero point)·scale per block: by DequantizeLinear over the same bytes where that can
+ * read them, else by a table of what every byte holds.
+ */
 function blockWeights(inputs: readonly (Value | undefined)[], scales: Value, node: Node): Value {
-  const [bits, columns, depth, block] = [
-    intAttr(node.attrs, "bits", 4),
-    size(node, "N"),
-    size(node, "K"),
-    size(node, "block_size"),
-  ];
-  if (bits !== 4 && bits !== 8) throw unsupported(node, "bits", bits);
+  const bits = intAttr(node.attrs, "bits", 4);
+  const [columns, depth, block] = [size(node, "N"), size(node, "K"), size(node, "block_size")];
+  if (bits !== 2 && bits !== 4 && bits !== 8) throw unsupported(node, "bits", bits);
   if (inputs[4]) throw unsupported(node, "g_idx", "given");
+  const layout = { bits, columns, blocks: Math.ceil(depth / block), block };
+  const full = direct(inputs, scales, layout, node) ?? byTable(inputs, scales, layout);
+  return layout.blocks * block === depth ? full : ops.slice(full, 1, 0, depth);
+}
+
+interface Layout {
+  readonly bits: number;
+  readonly columns: number;
+  readonly blocks: number;
+  readonly block: number;
+}
+
+/** Undefined where the zero points are floats, or do not fill their bytes, or the codes have 2 bits. */
+function direct(
+  inputs: readonly (Value | undefined)[],
+  scales: Value,
+  { bits, columns, blocks, block }: Layout,
+  node: Node,
+): Value | undefined {
+  const given = inputs[3];
+  const unreadable = given && (given.dtype !== "uint8" || (bits === 4 && blocks % 2 !== 0));
+  if (bits === 2 || unreadable) return undefined;
   const dtype = bits === 4 ? "uint4" : "uint8";
-  const blocks = Math.ceil(depth / block);
   const codes = reinterpret(inputs[1] as Value, dtype, [columns, blocks * block], node);
-  const zero = zeroPoints(inputs[3], dtype, columns, blocks, node);
-  const full = op("DequantizeLinear", [codes, ops.reshape(scales, [columns, blocks]), zero], {
+  const middle = () => Array<number>(columns * blocks).fill(2 ** (bits - 1));
+  const zero = given
+    ? reinterpret(given, dtype, [columns, blocks], node)
+    : constant(tensor(dtype, [columns, blocks], middle()));
+  return op("DequantizeLinear", [codes, ops.reshape(scales, [columns, blocks]), zero], {
     axis: { i: 1 },
     block_size: { i: block },
   });
-  return blocks * block === depth ? full : ops.slice(full, 1, 0, depth);
 }
 
-function zeroPoints(
-  given: Value | undefined,
-  dtype: "uint4" | "uint8",
-  columns: number,
-  blocks: number,
-  node: Node,
+function byTable(
+  inputs: readonly (Value | undefined)[],
+  scales: Value,
+  { bits, columns, blocks, block }: Layout,
 ): Value {
-  if (!given)
-    return constant(
-      tensor(dtype, [columns, blocks], Array<number>(columns * blocks).fill(dtype === "uint4" ? 8 : 128)),
-    );
-  if (given.dtype !== "uint8" || (dtype === "uint4" && blocks % 2 !== 0)) {
-    throw unsupported(node, "zero points", `${given.dtype} for ${blocks} blocks`);
-  }
-  return reinterpret(given, dtype, [columns, blocks], node);
+  const given = inputs[3];
+  const codes = ops.reshape(unpacked(inputs[1] as Value, bits, scales.dtype), [columns, blocks, block]);
+  const perRow = Math.ceil((blocks * bits) / 8) * (8 / bits);
+  const points =
+    given?.dtype === "uint8" &&
+    ops.slice(ops.reshape(unpacked(given, bits, scales.dtype), [columns, perRow]), 1, 0, blocks);
+  const zero = points || (given ? ops.reshape(given, [columns, blocks]) : undefined);
+  const centred = ops.sub(codes, zero ? ops.unsqueeze(ops.cast(zero, scales.dtype), -1) : 2 ** (bits - 1));
+  const values = ops.mul(centred, ops.reshape(scales, [columns, blocks, 1]));
+  return ops.reshape(values, [columns, blocks * block]);
+}
+
+/** Bytes as the `8 / bits` numbers each holds, lowest bits first, in a new last axis. */
+export function unpacked(bytes: Value, bits: number, dtype: Dtype, signed = false): Value {
+  const [count, levels] = [8 / bits, 2 ** bits];
+  const table = Array.from({ length: 256 }, (_, byte) =>
+    Array.from({ length: count }, (_, at) => {
+      const code = (byte >> (at * bits)) % levels;
+      return signed && code >= levels / 2 ? code - levels : code;
+    }),
+  ).flat();
+  return ops.gather(floats([256, count], table, dtype), ops.cast(bytes, "int32"));
 }
 
 const NF4 = [
@@ -100,7 +134,53 @@ export function timesTransposed(x: Value, weights: Value, bias?: Value): Value {
   return ops.reshape(ops.gemm(rows, weights, bias, { transB: true }), shape, [x]);
 }
 
-export const quantizedProducts: DecompositionTable = Object.fromEntries(
+/**
+ * Rows of a table of codes: the bytes of the rows are gathered, then made floats. Signed and unsigned 4-bit tensors are
+ * read as the bytes they lie in.
+ */
+const gatherBlocks: Decomposition = (inputs, node) => {
+  const [data, indices, scales, zeros] = inputs as [Value, Value, Value, Value | undefined];
+  const rank = data.shape.length;
+  const axisOf = (name: string, fallback: number) =>
+    normalAxis(intAttr(node.attrs, name, fallback), rank, name);
+  const [from, along] = [axisOf("gather_axis", 0), axisOf("quantize_axis", 1)];
+  if (from !== 0) throw unsupported(node, "gather_axis", from);
+  if (along !== rank - 1) throw unsupported(node, "quantize_axis", along);
+  const bits = data.dtype === "uint8" ? intAttr(node.attrs, "bits", 4) : 4;
+  if (bits !== 4 && bits !== 8) throw unsupported(node, "bits", bits);
+  const signed = data.dtype === "int4";
+  const rows = (value: Value) => {
+    const bytes = value.dtype === "uint8" ? value : bytesOf(value, node);
+    const chosen = ops.gather(bytes, indices);
+    if (bits === 8) return ops.cast(chosen, scales.dtype);
+    const pairs = unpacked(chosen, bits, scales.dtype, signed);
+    return ops.reshape(pairs, [...chosen.shape.slice(0, -1), Number(chosen.shape.at(-1)) * 2], [chosen]);
+  };
+  const step = ops.gather(scales, indices);
+  const [codes, blocks] = [rows(data), Number(scales.shape.at(-1))];
+  const width = Number(codes.shape.at(-1));
+  const block = intAttr(node.attrs, "block_size", 128);
+  const shape = (last: readonly Dim[]): Shape => [...codes.shape.slice(0, -1), ...last];
+  const middle = data.dtype === "uint8" ? 2 ** (bits - 1) : 0;
+  const missing = blocks * block - width;
+  const none = codes.shape.map(() => 0);
+  const full = missing === 0 ? codes : ops.pad(codes, none, [...none.slice(0, -1), missing]);
+  const cut = ops.reshape(full, shape([blocks, block]), [codes]);
+  const point = zeros ? ops.unsqueeze(ops.slice(rows(zeros), -1, 0, blocks), -1) : middle;
+  const values = ops.reshape(ops.mul(ops.sub(cut, point), ops.unsqueeze(step, -1)), shape([blocks * block]), [
+    codes,
+  ]);
+  return [missing === 0 ? values : ops.slice(values, -1, 0, width)];
+};
+
+/** A constant of 4-bit numbers as the bytes that hold two each. */
+function bytesOf(value: Value, node: Node): Value {
+  const width = Number(value.shape.at(-1));
+  if (width % 2 !== 0) throw unsupported(node, "row length", width);
+  return reinterpret(value, "uint8", [...(value.shape.slice(0, -1) as number[]), width / 2], node);
+}
+
+const products: DecompositionTable = Object.fromEntries(
   Object.keys(dequantisers).map((name) => [
     name,
     (inputs, node) => [
@@ -108,3 +188,8 @@ export const quantizedProducts: DecompositionTable = Object.fromEntries(
     ],
   ]),
 );
+
+export const quantizedProducts: DecompositionTable = {
+  ...products,
+  "com.microsoft.GatherBlockQuantized": gatherBlocks,
+};

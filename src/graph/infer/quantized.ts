@@ -1,9 +1,18 @@
 import { type Dtype, dtypeFromOnnx } from "../../tensor/index.js";
-import { broadcastShapes, dimMul } from "../dims.js";
+import { broadcastShapes, dimAdd, dimMul } from "../dims.js";
 import type { Dim, Shape, Value } from "../types.js";
 import { windowOf } from "../window.js";
 import { matmulShape } from "./linear.js";
-import { type InferContext, type InferRule, intAttr, like, mismatch, need, where } from "./types.js";
+import {
+  axisAttr,
+  type InferContext,
+  type InferRule,
+  intAttr,
+  like,
+  mismatch,
+  need,
+  where,
+} from "./types.js";
 
 const quantize: InferRule = (context) => {
   const code = intAttr(context.attrs, "output_dtype", 0);
@@ -27,9 +36,64 @@ const product =
   ];
 
 function convShape(context: InferContext, x: Value, w: Value): Shape {
-  const { output } = windowOf({ ...context, inputs: [x, w] });
-  return [x.shape[0] as Dim, w.shape[0] as Dim, ...output];
+  return channelsLast(context, x, (data) => {
+    const { output } = windowOf({ ...context, inputs: [data, w] });
+    return [data.shape[0] as Dim, w.shape[0] as Dim, ...output];
+  });
 }
+
+/** A shape computed for `[N, C, ...space]`, of data whose channels may be last. */
+function channelsLast(context: InferContext, x: Value, shapeOf: (x: Value) => Shape): Shape {
+  if (intAttr(context.attrs, "channels_last", 0) === 0) return shapeOf(x);
+  const [batch, ...rest] = x.shape as [Dim, ...Dim[]];
+  const [n, c, ...space] = shapeOf({
+    ...x,
+    shape: [batch, rest.at(-1) as Dim, ...rest.slice(0, -1)],
+  }) as Dim[];
+  return [n as Dim, ...space, c as Dim];
+}
+
+/** A pool over codes. */
+const qlinearPool =
+  (shapeOf: (context: InferContext, x: Value) => Shape): InferRule =>
+  (context) => {
+    const x = need(context, 0);
+    return [
+      like(
+        x,
+        channelsLast(context, x, (data) => shapeOf(context, data)),
+      ),
+    ];
+  };
+
+/** A product of matrices of codes; float where no scale of the result is given. */
+const qgemm: InferRule = (context) => {
+  const [a, b] = [need(context, 0), need(context, 3)];
+  const turned = ({ shape }: Value, name: string): Shape =>
+    intAttr(context.attrs, name, 0) === 0 ? shape : shape.toReversed();
+  const shape = matmulShape(context, turned(a, "transA"), turned(b, "transB"));
+  return [context.inputs[7] ? like(a, shape) : { dtype: "float32", shape }];
+};
+
+/** Scale and zero point of the result, then values, scales and zero points. */
+const qlinearConcat: InferRule = (context) => {
+  const parts = context.inputs.slice(2).filter((_, at) => at % 3 === 0) as Value[];
+  const first = need(context, 2);
+  const axis = axisAttr(context, "axis", 1, first.shape.length);
+  const total = parts.map((part) => part.shape[axis] as Dim).reduce((a, b) => dimAdd(a, b));
+  return [
+    like(
+      first,
+      first.shape.map((dim, at) => (at === axis ? total : dim)),
+    ),
+  ];
+};
+
+const qlinearWhere: InferRule = (context) => {
+  const [condition, a, b] = [need(context, 0), need(context, 1), need(context, 4)];
+  const shape = broadcastShapes(a.shape, b.shape, where(context));
+  return [like(a, broadcastShapes(condition.shape, shape, where(context)))];
+};
 
 const convInteger: InferRule = (context) => [
   { dtype: "int32", shape: convShape(context, need(context, 0), need(context, 1)) },
@@ -83,6 +147,18 @@ export const quantized: Record<string, InferRule> = {
   "com.microsoft.GatherBlockQuantized": gatherBlocks,
   "com.microsoft.QLinearAdd": qlinearBinary,
   "com.microsoft.QLinearMul": qlinearBinary,
+  "com.microsoft.QLinearConv": qlinearConv,
+  "com.microsoft.QGemm": qgemm,
+  "com.microsoft.QLinearConcat": qlinearConcat,
+  "com.microsoft.QLinearWhere": qlinearWhere,
+  "com.microsoft.QLinearSoftmax": same,
+  "com.microsoft.QLinearGlobalAveragePool": qlinearPool((_, x) =>
+    x.shape.map((dim, axis) => (axis < 2 ? dim : 1)),
+  ),
+  "com.microsoft.QLinearAveragePool": qlinearPool((context, x) => [
+    ...x.shape.slice(0, 2),
+    ...windowOf({ ...context, inputs: [x] }).output,
+  ]),
   "com.microsoft.QLinearSigmoid": same,
   "com.microsoft.QLinearLeakyRelu": same,
 };

@@ -6,3 +6,4 @@ export * from "./markers.js";
 export * from "./normalization.js";
 export * from "./reduce.js";
 export * from "./shape.js";
+export * from "./vision.js";
