@@ -131,8 +131,10 @@ async function start(method: Method<LoraConfig>, config: LoraConfig, seed: numbe
       uniform: (count, low, high) => random.fillUniform(new Float32Array(count), low, high),
       weight: async () => planted().w0,
       once: (_, compute) => compute(),
+      seed,
+      statistic: () => Promise.reject(new Error("not calibrated")),
     });
-    params.set(name, data);
+    params.set(name, data as Float32Array);
   }
   return params;
 }

@@ -41,6 +41,7 @@ export const errorMeanings = {
   "target-unsupported": "A target names something that cannot be adapted, such as a group of modules.",
   "adapter-invalid":
     "An adapter's config or tensors do not fit the model, are missing, left over or not finite.",
+  "calibration-missing": "A method starts from statistics of data, and no data were given for them.",
   "adapter-no-effect": "An adapter changes no weight: untrained, or all zeros.",
   "wrong-base": "An adapter was trained on another base: tensors it touches have other contents.",
   "name-conflict": "A name is already taken on this model.",

@@ -2,6 +2,7 @@ import { TunesmithError } from "../errors/index.js";
 import type { Model } from "../models/index.js";
 import { type Adapted, adaptedModel, isAdapted } from "./adapted.js";
 import { type Adapter, createAdapter } from "./adapter.js";
+import type { Calibration } from "./calibration.js";
 import type { Adaptation, SiteConfig } from "./method.js";
 import { type LoadAdapterOptions, readPeft } from "./peft/load.js";
 import { savePeft } from "./peft/save.js";
@@ -12,12 +13,14 @@ export interface AdaptOptions {
   readonly name?: string;
   /** Seed of its initialisation. Default 0. */
   readonly seed?: number;
+  /** Statistics for starts that depend on data; see `calibrate`. */
+  readonly calibration?: Calibration | undefined;
 }
 
 /**
  * Puts a fresh adapter on a model; adapters already there stay active below it. The base is not changed.
  *
- * Throws `target-not-found`, `target-unsupported`, `config-invalid`, `name-conflict`.
+ * Throws `target-not-found`, `target-unsupported`, `config-invalid`, `name-conflict`, `calibration-missing`.
  *
  * @example
  * ```ts
@@ -33,8 +36,8 @@ export async function adapt<M extends Model, Config extends SiteConfig>(
   options: AdaptOptions = {},
 ): Promise<Adapted<M>> {
   const base = isAdapted(model) ? model.base : model;
-  const { name = "default", seed = 0 } = options;
-  const adapter = await createAdapter(base, adaptation as unknown as Adaptation, name, seed);
+  const { name = "default", seed = 0, calibration } = options;
+  const adapter = await createAdapter(base, adaptation as unknown as Adaptation, { name, seed, calibration });
   return withAdapter(model, adapter);
 }
 

@@ -6,6 +6,7 @@ import {
   dropout,
   type Inputs,
   type Model,
+  noise,
   type Outputs,
   type Parameter,
   rewriteOutputs,
@@ -15,6 +16,7 @@ import {
 import type { Adapter, AdapterSite } from "./adapter.js";
 import { effectiveBiasDelta, effectiveWeight, valuesOf } from "./effective.js";
 import { plainFields } from "./fields.js";
+import { combinedHooks, hooksOf } from "./hooks.js";
 import type { SiteCall } from "./method.js";
 import { sameOperator, withSaved } from "./saved.js";
 import { asMatrix, type SiteMap, siteMap } from "./site-map.js";
@@ -56,7 +58,15 @@ export function adaptedModel<M extends Model>(
     active,
     parameters,
     build: (inputs: Inputs) => applyAdapters(below.build(inputs), used, inputs.training === true),
+    trainingHooks: () => combinedHooks([below.trainingHooks?.() ?? {}, ...used.map(hooksOf)]),
   } as unknown as Adapted<M>;
+}
+
+/** An adapter in one forward pass: what its sites hand on, and add to the loss. */
+interface Pass {
+  readonly adapter: Adapter;
+  readonly memory: Map<string, Value>;
+  readonly losses: Value[];
 }
 
 /** Rewrites a forward pass so that the adapters act at their sites. */
@@ -70,16 +80,34 @@ export function applyAdapters<O extends Outputs>(
       adapter.saved.map((entry) => [`${entry.path}/${entry.leaf}`, entry.parameter.value] as const),
     ),
   );
+  const passes = adapters.map((adapter): Pass => ({ adapter, memory: new Map(), losses: [] }));
   const visit: Visit = (node, inputs, rebuild) => {
     const swapped = withSaved(node, inputs, saved);
     const results = swapped ? sameOperator(node, swapped) : rebuild();
     const site = siteOf(node);
     const first = results[0];
     if (!site || !first) return results;
-    const y = withScope(site.path, () => adaptSite(first, site, swapped ?? inputs, adapters, training));
+    const y = withScope(site.path, () => adaptSite(first, site, swapped ?? inputs, passes, training));
     return y === first ? results : [y, ...results.slice(1)];
   };
-  return rewriteOutputs(outputs, { visit });
+  const adapted = rewriteOutputs(outputs, { visit });
+  return training ? withPenalty(adapted, passes) : adapted;
+}
+
+/** The pass with the loss terms of its adapters. */
+function withPenalty<O extends Outputs>(outputs: O, passes: readonly Pass[]): O {
+  const terms = passes.flatMap(({ adapter, losses }) => {
+    const { method, config } = adapter.adaptation;
+    const sites = [...adapter.sites.values()].map((own) => ({
+      site: own.shape,
+      tensors: valuesOf(own, adapter),
+    }));
+    const term = method.penalty?.(sites, config);
+    return term ? [...losses, term] : losses;
+  });
+  if (terms.length === 0) return outputs;
+  const all = outputs.penalty ? [outputs.penalty, ...terms] : terms;
+  return { ...outputs, penalty: all.reduce((a, b) => ops.add(a, b)) };
 }
 
 /** All adapters of one site, one on top of the other. */
@@ -87,7 +115,7 @@ function adaptSite(
   y0: Value,
   site: Site,
   inputs: readonly (Value | undefined)[],
-  adapters: readonly Adapter[],
+  passes: readonly Pass[],
   training: boolean,
 ): Value {
   const isEmbedding = site.kind === "embedding";
@@ -95,11 +123,12 @@ function adaptSite(
   const map = siteMap(site, isEmbedding ? undefined : inputs[2]);
   let y = y0;
   let weight = () => asMatrix(site, weightInput);
-  for (const adapter of adapters) {
+  for (const pass of passes) {
+    const { adapter } = pass;
     const own = adapter.sites.get(site.path);
     if (own) {
       const below = weight;
-      y = adaptOnce(y, x, own, adapter, below, map, training);
+      y = adaptOnce(y, x, own, pass, below, map, training);
       weight = () => effectiveWeight(below(), own, adapter);
     }
     for (const rows of adapter.tokens) {
@@ -115,22 +144,26 @@ function adaptOnce(
   y: Value,
   x: Value,
   own: AdapterSite,
-  adapter: Adapter,
+  { adapter, memory, losses }: Pass,
   weight: () => Value,
   map: SiteMap,
   training: boolean,
 ): Value {
   const { method, config } = adapter.adaptation;
+  const key = `${adapter.name}/${own.shape.path}`;
   const call: SiteCall = {
     site: own.shape,
-    tensors: valuesOf(own),
+    tensors: valuesOf(own, adapter),
     x: map.flat(x),
     y: map.flatOut(y),
     ...map,
     weight,
     gate: adapter.gate.value,
-    dropped: (value, probability) =>
-      training ? dropout(value, probability, `${adapter.name}/${own.shape.path}`) : value,
+    training,
+    pass: memory,
+    dropped: (value, probability) => (training ? dropout(value, probability, key) : value),
+    noise: (like, kind, part) => noise(like, kind, part === undefined ? key : `${key}/${part}`),
+    addLoss: (term) => losses.push(term),
   };
   const direct = (own.shape.conv?.groups ?? 1) === 1 ? method.forward : undefined;
   return ops.reshape(direct?.(call, config) ?? throughWeight(call, own, adapter), y.shape, [y]);

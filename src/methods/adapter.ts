@@ -10,7 +10,8 @@ import {
 } from "../models/index.js";
 import { rng } from "../runtime/random/index.js";
 import { readTensor, tensor, toFloat32 } from "../tensor/index.js";
-import type { Adaptation, InitContext, SiteShape } from "./method.js";
+import type { Calibration } from "./calibration.js";
+import type { Adaptation, InitContext, SiteShape, Statistic, TensorNumbers } from "./method.js";
 import { type SavedTensor, savedTensors } from "./saved.js";
 import { selectTargets } from "./targets.js";
 import { type TokenRows, tokenRows } from "./tokens.js";
@@ -20,6 +21,8 @@ export interface AdapterSite {
   readonly shape: SiteShape;
   readonly weightName: string;
   readonly orientation: Site["orientation"];
+  /** Numbers laid out as the weight in the file, as `[out, in]`. */
+  oriented(data: Float32Array): Float32Array;
   readonly tensors: Readonly<Record<string, Parameter>>;
 }
 
@@ -29,6 +32,8 @@ export interface Adapter {
   readonly adaptation: Adaptation;
   /** By module path. */
   readonly sites: ReadonlyMap<string, AdapterSite>;
+  /** Tensors that all sites read. */
+  readonly shared: Readonly<Record<string, Parameter>>;
   /** Base tensors trained whole (modules to save, biases). */
   readonly saved: readonly SavedTensor[];
   /** Trained rows of the input embedding. */
@@ -42,10 +47,11 @@ export interface Adapter {
 export function parameter(
   name: string,
   shape: readonly number[],
-  data: Float32Array,
+  data: TensorNumbers,
   trainable: boolean,
+  dtype: "float32" | "int64" | "bool" = "float32",
 ): Parameter {
-  return { name, value: input(name, "float32", shape), tensor: tensor("float32", shape, data), trainable };
+  return { name, value: input(name, dtype, shape), tensor: tensor(dtype, shape, data), trainable };
 }
 
 export const shapeOfSite = (site: Site): SiteShape => {
@@ -67,11 +73,17 @@ export async function orientedWeight(
   const { source } = site.weight;
   if (source.kind !== "constant")
     throw new TunesmithError("graph-invalid", "a site's weight must be a constant");
-  const data = toFloat32(await readTensor(source.data));
+  return oriented(site, toFloat32(await readTensor(source.data)));
+}
+
+/** Numbers laid out as a site's weight in the file, as `[out, in]`; themselves when they are so already. */
+export function oriented(
+  site: Pick<Site, "weight" | "orientation" | "kind">,
+  data: Float32Array,
+): Float32Array {
   const turned = site.orientation === "in-out" || site.kind === "embedding";
-  if (!turned) return data;
   const [rows, columns] = site.weight.shape as [number, number];
-  return transposed(data, rows, columns);
+  return turned ? transposed(data, rows, columns) : data;
 }
 
 function transposed(data: Float32Array, rows: number, columns: number): Float32Array {
@@ -83,34 +95,57 @@ function transposed(data: Float32Array, rows: number, columns: number): Float32A
   return out;
 }
 
-/** Stored numbers of a site's tensor, of exactly `shape`; undefined for a tensor that is not stored. */
+/** Stored numbers of a site's tensor, or of a shared one, of exactly `shape`; undefined for a tensor that is not stored. */
 export type StoredTensor = (
-  site: SiteShape,
+  site: SiteShape | undefined,
   key: string,
   shape: readonly number[],
-) => Promise<Float32Array | undefined>;
+) => Promise<TensorNumbers | undefined>;
+
+export interface CreateOptions {
+  readonly name: string;
+  readonly seed: number;
+  readonly stored?: StoredTensor;
+  readonly calibration?: Calibration | undefined;
+}
 
 /**
  * Creates an adapter's tensors on a model, from a file where `stored` finds them and by their initialisers otherwise.
- * Throws `target-not-found`, `target-unsupported` (a site the method cannot adapt), `config-invalid`.
+ * Throws `target-not-found`, `target-unsupported` (a site the method cannot adapt), `config-invalid`,
+ * `calibration-missing`.
  */
 export async function createAdapter(
   model: Model,
   adaptation: Adaptation,
-  name: string,
-  seed: number,
-  stored: StoredTensor = async () => undefined,
+  options: CreateOptions,
 ): Promise<Adapter> {
+  const { name } = options;
   const outputs = probeOutputs(model);
+  const all = sitesOf(outputs);
+  const chosen = chooseSites(model, all, adaptation);
+  checkCalibration(adaptation, options);
+  const shared = await sharedTensors(chosen.map(shapeOfSite), adaptation, options);
   const sites = new Map<string, AdapterSite>();
-  for (const site of chooseSites(model, sitesOf(outputs), adaptation)) {
-    const shape = shapeOfSite(site);
-    const tensors = await siteTensors(site, shape, adaptation, { name, seed, stored });
-    sites.set(site.path, { shape, weightName: site.weightName, orientation: site.orientation, tensors });
+  for (const site of chosen) {
+    const tensors = await siteTensors(site, adaptation, options);
+    sites.set(site.path, {
+      shape: shapeOfSite(site),
+      weightName: site.weightName,
+      orientation: site.orientation,
+      oriented: (gradient) => oriented(site, gradient),
+      tensors,
+    });
   }
   const saved = await savedTensors(outputs, name, adaptation.config, new Set(sites.keys()));
-  const tokens = await tokenRows(sitesOf(outputs), name, adaptation.config.trainableTokens);
-  return assemble(name, adaptation, sites, saved, tokens);
+  const tokens = await tokenRows(all, name, adaptation.config.trainableTokens);
+  return assemble({ name, adaptation, sites, shared, saved, tokens });
+}
+
+function checkCalibration({ method, config }: Adaptation, { calibration, stored }: CreateOptions): void {
+  const missing = stored
+    ? undefined
+    : method.needs?.(config).find((name) => !calibration?.statistics.includes(name));
+  if (missing) throw calibrationMissing(method.name, missing);
 }
 
 /** More numbers than one typed array of floats holds on every platform. */
@@ -118,46 +153,65 @@ const MOST_NUMBERS = 2 ** 30;
 
 async function siteTensors(
   site: Site,
-  shape: SiteShape,
   { method, config }: Adaptation,
-  { name, seed, stored }: { name: string; seed: number; stored: StoredTensor },
+  options: CreateOptions,
 ): Promise<Record<string, Parameter>> {
   const tensors: Record<string, Parameter> = {};
-  const shared = new Map<string, Promise<unknown>>();
+  const once = sharedComputations();
+  const shape = shapeOfSite(site);
   for (const [key, spec] of Object.entries(method.tensors(shape, config))) {
-    const read = await stored(shape, key, spec.shape);
-    if (!read && spec.shape.reduce((product, size) => product * size, 1) > MOST_NUMBERS) {
-      throw new TunesmithError(
-        "config-invalid",
-        `${site.path}: ${key} of shape [${spec.shape}] is too large`,
-        {
-          fix: "choose a smaller rank",
-        },
-      );
-    }
-    const data = read ?? (await spec.init(initContext(site, shape, seed, key, shared)));
-    tensors[key] = parameter(`${name}/${site.path}.${key}`, spec.shape, data, spec.trainable);
+    checkSize(`${site.path}: ${key}`, spec.shape);
+    const data =
+      (await options.stored?.(shape, key, spec.shape)) ??
+      (await spec.init(initContext(site, key, once, options, method.name)));
+    tensors[key] = parameter(
+      `${options.name}/${site.path}.${key}`,
+      spec.shape,
+      data,
+      spec.trainable,
+      spec.dtype,
+    );
   }
   return tensors;
 }
 
-export function assemble(
-  name: string,
-  adaptation: Adaptation,
-  sites: ReadonlyMap<string, AdapterSite>,
-  saved: readonly SavedTensor[],
-  tokens: readonly TokenRows[],
-): Adapter {
+async function sharedTensors(
+  sites: readonly SiteShape[],
+  { method, config }: Adaptation,
+  { name, seed, stored }: CreateOptions,
+): Promise<Record<string, Parameter>> {
+  const tensors: Record<string, Parameter> = {};
+  const once = sharedComputations();
+  for (const [key, spec] of Object.entries(method.shared?.(sites, config) ?? {})) {
+    checkSize(key, spec.shape);
+    const data =
+      (await stored?.(undefined, key, spec.shape)) ??
+      (await spec.init({ sites, seed, once, ...randomNumbers(seed, "shared", key) }));
+    tensors[key] = parameter(`${name}/${key}`, spec.shape, data, spec.trainable, spec.dtype);
+  }
+  return tensors;
+}
+
+function checkSize(what: string, shape: readonly number[]): void {
+  if (shape.reduce((product, size) => product * size, 1) <= MOST_NUMBERS) return;
+  throw new TunesmithError("config-invalid", `${what} of shape [${shape}] is too large`, {
+    fix: "choose a smaller rank",
+  });
+}
+
+export function assemble(parts: Omit<Adapter, "gate" | "parameters">): Adapter {
+  const { name, sites, shared, saved, tokens } = parts;
   const gate = parameter(`${name}/gate`, [], Float32Array.of(1), false);
   const own = [...sites.values()].flatMap((site) => Object.values(site.tensors));
   const all = [
     gate,
+    ...Object.values(shared),
     ...own,
     ...saved.map((entry) => entry.parameter),
     ...tokens.map((entry) => entry.parameter),
   ];
   const parameters = new Map(all.map((entry) => [entry.name, entry] as const));
-  return { name, adaptation, sites, saved, tokens, gate, parameters };
+  return { ...parts, gate, parameters };
 }
 
 function chooseSites(model: Model, sites: readonly Site[], { method, config }: Adaptation): Site[] {
@@ -182,23 +236,47 @@ function chooseSites(model: Model, sites: readonly Site[], { method, config }: A
   return chosen;
 }
 
-function initContext(
-  site: Site,
-  shape: SiteShape,
-  seed: number,
-  key: string,
-  shared: Map<string, Promise<unknown>>,
-): InitContext {
-  const random = rng(seed, site.path, key);
+/** Results that several initialisers ask for, computed once. */
+function sharedComputations(): InitContext["once"] {
+  const known = new Map<string, Promise<unknown>>();
+  return <T>(label: string, compute: () => Promise<T>) => {
+    const found = known.get(label) ?? compute();
+    known.set(label, found);
+    return found as Promise<T>;
+  };
+}
+
+function randomNumbers(seed: number, ...stream: string[]): Pick<InitContext, "normal" | "uniform"> {
+  const random = rng(seed, ...stream);
   return {
-    site: shape,
     normal: (count, std = 1) => random.fillNormal(new Float32Array(count), 0, std),
     uniform: (count, low, high) => random.fillUniform(new Float32Array(count), low, high),
+  };
+}
+
+function initContext(
+  site: Site,
+  key: string,
+  once: InitContext["once"],
+  { seed, calibration }: CreateOptions,
+  method: string,
+): InitContext {
+  return {
+    site: shapeOfSite(site),
+    seed,
+    once,
+    ...randomNumbers(seed, site.path, key),
     weight: () => orientedWeight(site),
-    once<T>(label: string, compute: () => Promise<T>) {
-      const known = shared.get(label) ?? compute();
-      shared.set(label, known);
-      return known as Promise<T>;
+    async statistic(name) {
+      const found = await calibration?.statistic(site.path, name);
+      if (!found) throw calibrationMissing(method, name);
+      return found;
     },
   };
 }
+
+const calibrationMissing = (method: string, name: Statistic) =>
+  new TunesmithError("calibration-missing", `${method} starts from the ${name} of data, and none are given`, {
+    fix: "pass adapt(..., { calibration }) what calibrate(objective, ...) collected; --calibrate on the command line",
+    details: { method, statistic: name },
+  });

@@ -1,4 +1,5 @@
 import { ops, type Value } from "../graph/index.js";
+import { noise } from "../models/index.js";
 import type { Method, SiteCall, SiteConfig, SiteShape, TensorValues } from "./method.js";
 import { matrixMap } from "./site-map.js";
 
@@ -15,6 +16,10 @@ export interface LoneMap {
   readonly gate?: Value;
   /** Default: no dropout. */
   readonly dropped?: SiteCall["dropped"];
+  /** Default false. */
+  readonly training?: boolean;
+  /** Receives the terms it adds to the loss. Default: they are dropped. */
+  readonly addLoss?: SiteCall["addLoss"];
 }
 
 /**
@@ -47,6 +52,10 @@ export function callMethod<Config extends SiteConfig>(
     weight: () => weight,
     gate,
     dropped,
+    training: map.training ?? false,
+    noise: (like, kind, part = "") => noise(like, kind, `${site.path}/${part}`),
+    addLoss: map.addLoss ?? (() => {}),
+    pass: new Map(),
   };
   if (method.forward) return method.forward(call, config);
   const y = product(method.weight(weight, tensors, site, config));

@@ -18,8 +18,11 @@ export interface TensorChange {
   readonly difference: Value;
 }
 
-export const valuesOf = (site: AdapterSite): Record<string, Value> =>
-  Object.fromEntries(Object.entries(site.tensors).map(([name, entry]) => [name, entry.value]));
+/** The tensors of a site as a method reads them, shared ones included. */
+export const valuesOf = (site: AdapterSite, adapter: Pick<Adapter, "shared">): Record<string, Value> =>
+  Object.fromEntries(
+    Object.entries({ ...adapter.shared, ...site.tensors }).map(([name, entry]) => [name, entry.value]),
+  );
 
 /** W + gate·(W' − W), `[out, in]`. */
 export const effectiveWeight = (weight: Value, site: AdapterSite, adapter: Adapter): Value =>
@@ -28,14 +31,14 @@ export const effectiveWeight = (weight: Value, site: AdapterSite, adapter: Adapt
 /** gate·(W' − W), `[out, in]`. */
 function weightDelta(weight: Value, site: AdapterSite, adapter: Adapter): Value {
   const { method, config } = adapter.adaptation;
-  const changed = method.weight(weight, valuesOf(site), site.shape, config);
+  const changed = method.weight(weight, valuesOf(site, adapter), site.shape, config);
   return ops.mul(ops.sub(changed, weight), adapter.gate.value);
 }
 
 /** What an adapter adds to a site's bias `[out]`, its strength applied; undefined for nothing. */
 export function effectiveBiasDelta(site: AdapterSite, adapter: Adapter): Value | undefined {
   const { method, config } = adapter.adaptation;
-  const delta = method.biasDelta?.(valuesOf(site), site.shape, config);
+  const delta = method.biasDelta?.(valuesOf(site, adapter), site.shape, config);
   return delta && ops.mul(delta, adapter.gate.value);
 }
 

@@ -12,6 +12,7 @@ export {
 } from "./adapt.js";
 export { type Adapted, type AdaptedLm, isAdapted } from "./adapted.js";
 export type { Adapter, AdapterSite } from "./adapter.js";
+export { type CalibrateOptions, type Calibration, calibrate } from "./calibration.js";
 export { callMethod, type LoneMap } from "./call-method.js";
 export { siteConfigSchema } from "./config.js";
 export { checkFingerprint, type Fingerprint, fingerprint } from "./fingerprint.js";
@@ -29,11 +30,17 @@ export type { TensorChangeNorm } from "./measure.js";
 export { type MergeOptions, merge } from "./merge.js";
 export type {
   Adaptation,
+  HookContext,
+  HookSite,
   InitContext,
   Method,
+  SharedInitContext,
+  SharedSpec,
   SiteCall,
   SiteConfig,
   SiteShape,
+  SiteTensors,
+  Statistic,
   TensorSpec,
   TensorValues,
 } from "./method.js";

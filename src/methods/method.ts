@@ -1,6 +1,6 @@
 import type { z } from "zod";
 import type { Value } from "../graph/index.js";
-import type { ConvShape, Site } from "../models/index.js";
+import type { ConvShape, Parameter, Site, TrainingHooks } from "../models/index.js";
 import type { TargetSelection } from "./targets.js";
 
 /** A site's geometry as methods see it: weights are always `[out, in]`, whatever their orientation in the file. */
@@ -15,9 +15,20 @@ export interface SiteShape {
   readonly conv?: ConvShape;
 }
 
+/**
+ * What a start may be computed from besides the weight, over calibration data: `covariance` XᵀX / n of a site's inputs
+ * `[in, in]` (n rows; uncentred), `inputMean` and `inputMeanAbs` `[in]`, `gradient` the mean gradient of the weight and
+ * `gradientSquare` the mean over batches of its elementwise square, `[out, in]`.
+ */
+export type Statistic = "covariance" | "inputMean" | "inputMeanAbs" | "gradient" | "gradientSquare";
+
 /** What an initialiser may use. Random numbers depend only on seed, site and tensor name. */
 export interface InitContext {
   readonly site: SiteShape;
+  /** Seed of the adapter. */
+  readonly seed: number;
+  /** A statistic of this site, float32. Throws `calibration-missing` when `adapt` was given no calibration with it. */
+  statistic(name: Statistic): Promise<Float32Array>;
   /** float32 standard normal or uniform numbers of this tensor's own stream. */
   normal(count: number, std?: number): Float32Array;
   uniform(count: number, low: number, high: number): Float32Array;
@@ -27,11 +38,28 @@ export interface InitContext {
   once<T>(key: string, compute: () => Promise<T>): Promise<T>;
 }
 
+/** Numbers of a tensor: float32, or the type of a mask or of indices. */
+export type TensorNumbers = Float32Array | BigInt64Array | Uint8Array;
+
 export interface TensorSpec {
   readonly shape: readonly number[];
-  /** Frozen tensors are stored and fed, but get no gradient. */
+  /** Default float32; others are frozen. */
+  readonly dtype?: "float32" | "int64" | "bool";
+  /** Frozen tensors are fed, but get no gradient. */
   readonly trainable: boolean;
-  init(context: InitContext): Promise<Float32Array> | Float32Array;
+  /** Whether files hold it; false for frozen tensors that a seed gives back. Default true. */
+  readonly stored?: boolean;
+  init(context: InitContext): Promise<TensorNumbers> | TensorNumbers;
+}
+
+/** What an initialiser of a shared tensor may use: no site, but all of them. */
+export type SharedInitContext = Pick<InitContext, "seed" | "normal" | "uniform" | "once"> & {
+  readonly sites: readonly SiteShape[];
+};
+
+/** A tensor that all sites of an adapter read. */
+export interface SharedSpec extends Omit<TensorSpec, "init"> {
+  init(context: SharedInitContext): Promise<TensorNumbers> | TensorNumbers;
 }
 
 export type TensorValues = Readonly<Record<string, Value>>;
@@ -58,6 +86,31 @@ export interface SiteCall {
   readonly gate: Value;
   /** The activations with dropout while training, themselves otherwise. */
   readonly dropped: (x: Value, probability: number) => Value;
+  readonly training: boolean;
+  /** Fresh numbers of the shape of `like` at every training step; `key` tells several of one site apart. */
+  noise(like: Value, kind: "normal" | "uniform", key?: string): Value;
+  /** Adds a scalar to the loss of a training pass: a prior, a balance. Ignored outside training. */
+  addLoss(term: Value): void;
+  /** What this adapter's sites hand to later ones in the same forward pass. */
+  readonly pass: Map<string, Value>;
+}
+
+/** An adapter as hooks see it: its live tensors. */
+export interface HookContext<Config> {
+  /** Name of the adapter: the first part of its parameters' names. */
+  readonly name: string;
+  readonly config: Config;
+  readonly sites: readonly HookSite[];
+  readonly shared: Readonly<Record<string, Parameter>>;
+}
+
+export interface HookSite {
+  readonly shape: SiteShape;
+  /** Name of the base weight in the file: what `wantedWeights` may ask the gradient of. */
+  readonly weightName: string;
+  readonly tensors: Readonly<Record<string, Parameter>>;
+  /** A gradient of the weight as it lies in the file, turned to `[out, in]`. */
+  oriented(gradient: Float32Array): Float32Array;
 }
 
 /** The configuration every method's sites have in common. */
@@ -83,7 +136,9 @@ export interface SiteConfig {
  *    whether the site is a linear map, an embedding or a convolution. It must equal the map with `weight(W)`: merging
  *    compares the two and refuses when they differ.
  * 3. Start as the identity. Where tensors start as a part of W (PiSSA), keep a frozen copy of that start and subtract
- *    it, so that the base stays untouched.
+ *    it, so that the base stays untouched. A start that depends on data says so in `needs` and reads `statistic`.
+ *    Tensors that all sites read come from `shared`; what happens between steps (masks, ranks, phases) from `hooks`; terms of
+ *    the loss from `penalty` (over tensors) or `addLoss` (over activations).
  * 4. One line in registry.ts; the names of its tensors in peft/ if PEFT has the method.
  * 5. An experiment in proofs/ with what theory expects, and a test with wrong implementations that fail it.
  *
@@ -123,6 +178,10 @@ export interface Method<Config extends SiteConfig> {
   readonly kinds: readonly Site["kind"][];
   /** Tensors of one site. */
   tensors(site: SiteShape, config: Config): Readonly<Record<string, TensorSpec>>;
+  /** Tensors of the adapter that every site reads, beside its own in `tensors` of a call; names must not clash. */
+  shared?(sites: readonly SiteShape[], config: Config): Readonly<Record<string, SharedSpec>>;
+  /** Statistics its initialisers ask for with this configuration, so that missing calibration is an error up front. */
+  needs?(config: Config): readonly Statistic[];
   /** W' from W `[out, in]` at full strength; what merging computes. W itself when the tensors are at their start. */
   weight(weight: Value, tensors: TensorValues, site: SiteShape, config: Config): Value;
   /** What it adds to the bias `[out]` at full strength, if anything. */
@@ -132,6 +191,16 @@ export interface Method<Config extends SiteConfig> {
    * convolutions in groups, whose features do not mix. Default: the map with the changed weight.
    */
   forward?(call: SiteCall, config: Config): Value;
+  /** Scalar added to the loss of every update: a regulariser over the tensors of all sites. */
+  penalty?(sites: readonly SiteTensors[], config: Config): Value | undefined;
+  /** What it does between the steps of a run. */
+  hooks?(context: HookContext<Config>): TrainingHooks;
+}
+
+/** The tensors of one site as values, shared ones included. */
+export interface SiteTensors {
+  readonly site: SiteShape;
+  readonly tensors: TensorValues;
 }
 
 /** A method with its validated configuration: what `adapt` takes. */

@@ -9,7 +9,6 @@ export type { WeightInit, WeightSpec } from "./architectures/parts/weight-specs.
 export { type BuildOptions, causalLm } from "./causal-lm.js";
 export { loadWeights, readJson } from "./checkpoint.js";
 export { defaultModelPath } from "./default-model.js";
-export { dropout, dropoutOf } from "./dropout.js";
 export { type ExportedOnnx, type ExportOptions, exportGraph, exportOnnx } from "./export.js";
 export { inputsOf, parameterFeeds } from "./feeds.js";
 export * from "./generate/index.js";
@@ -24,6 +23,7 @@ export {
   type ModelFor,
   modelName,
 } from "./load.js";
+export { dropout, type Noise, noise, noiseOf } from "./noise.js";
 export { loadOnnxLm } from "./onnx-lm.js";
 export {
   type AxisSizes,
@@ -60,10 +60,12 @@ export type {
   OutputsOf,
   Parameter,
   Parameters,
+  StepInfo,
   Task,
   TensorInputs,
   TensorModel,
   TensorOutputs,
+  TrainingHooks,
   Weights,
 } from "./types.js";
 export { tokenAxes } from "./types.js";

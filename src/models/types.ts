@@ -66,6 +66,8 @@ export interface LmOutputs {
   readonly boundaries: readonly Value[];
   /** Keys and values of each layer including the past. */
   readonly present: readonly KeyValue[];
+  /** Scalar that methods add to the loss while training. */
+  readonly penalty?: Value;
 }
 
 /** What a model is for. It chooses loss, metrics and batches; `custom` models are trained with a loss of the user's. */
@@ -82,6 +84,35 @@ export type Task =
   | "forecasting"
   | "embedding"
   | "custom";
+
+/** Where a training run stands, as its hooks see it. The arrays are live. */
+export interface StepInfo {
+  /** The update that is about to be made, or was just made, from 1. */
+  readonly step: number;
+  readonly steps: number;
+  readonly params: ReadonlyMap<string, Float32Array>;
+}
+
+/** What a method does besides being a graph: schedules, masks, ranks, selections that follow the training. */
+export interface TrainingHooks {
+  /** Before the gradients of an update are computed. */
+  beforeUpdate?(at: StepInfo): void | Promise<void>;
+  /** Frozen weights whose full gradients this update must bring, by name in the file. */
+  wantedWeights?(at: StepInfo): readonly string[];
+  /** After each micro-batch: its gradients (added up over the update's micro-batches by the loop), and the wanted weights'. */
+  afterBackward?(
+    at: StepInfo,
+    gradients: ReadonlyMap<string, Float32Array>,
+    weights: ReadonlyMap<string, Float32Array>,
+  ): void | Promise<void>;
+  /** Whether a parameter takes part in this update. Default: all do. */
+  isTrained?(name: string, at: StepInfo): boolean;
+  /** After the parameters were updated; may change them, for instance to keep a constraint. */
+  afterUpdate?(at: StepInfo): void | Promise<void>;
+  /** What a checkpoint keeps, as plain JSON data, besides parameters. */
+  state?(): unknown;
+  restore?(state: unknown): void;
+}
 
 /**
  * What all models have in common. `build` lays the forward graph over given inputs; wrapping `build` is how adapters,
@@ -101,6 +132,8 @@ export interface ModelBase<T extends Task, Inputs, Outputs> {
   /** Where it was loaded from, for receipts and for saving tokenizer files alongside. */
   readonly origin: string | undefined;
   build(inputs: Inputs): Outputs;
+  /** What the methods on it do between the steps of a run; called once per run, for fresh state. */
+  readonly trainingHooks?: (() => TrainingHooks) | undefined;
 }
 
 /** A causal language model. */
@@ -134,6 +167,8 @@ export interface TensorOutputs {
   readonly values: Readonly<Record<string, Value>>;
   /** Activations entering each block, and leaving the last: where a run may start, or be recomputed. May be empty. */
   readonly boundaries: readonly Value[];
+  /** Scalar that methods add to the loss while training. */
+  readonly penalty?: Value;
 }
 
 /** Any model that is not a causal language model: named tensors in, named tensors out. */

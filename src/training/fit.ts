@@ -1,5 +1,6 @@
 import { joinPath, makeDir } from "#io";
 import { TunesmithError } from "../errors/index.js";
+import type { StepInfo, TrainingHooks } from "../models/index.js";
 import { longRunning, type SessionOptions } from "../runtime/index.js";
 import { type Checkpoint, loadLatest, saveCheckpoint } from "./checkpoint.js";
 import { earlyStopping } from "./early-stopping.js";
@@ -74,6 +75,7 @@ export interface TrainResult {
 
 interface Run {
   readonly objective: Objective;
+  readonly hooks: TrainingHooks;
   readonly params: Params;
   readonly state: OptimizerState;
   readonly guard: ReturnType<typeof zeroUpdateGuard>;
@@ -123,6 +125,7 @@ function startRun(objective: Objective, { optimizer, patience }: FitOptions): Ru
   const params = new Map(trained.map(({ name, tensor }) => [name, tensor.data as Float32Array] as const));
   return {
     objective,
+    hooks: objective.model.trainingHooks?.() ?? {},
     params,
     state: optimizer.init(params),
     guard: zeroUpdateGuard(params),
@@ -219,27 +222,37 @@ async function* stepGroups(run: Run, options: FitOptions): AsyncGenerator<readon
   }
 }
 
-/** One optimiser step: gradients of all micro-batches, guards, update. */
+/** One optimiser step: gradients of all micro-batches, guards, update, and what methods do around it. */
 async function update(run: Run, group: readonly StepBatch[], options: FitOptions, stepper: Stepper) {
   const step = run.step + 1;
+  const { hooks, params, guard } = run;
+  const at: StepInfo = { step, steps: options.steps, params };
+  await hooks.beforeUpdate?.(at);
+  const wanted = hooks.wantedWeights?.(at) ?? [];
   const items = group.reduce((sum, batch) => sum + batch.count, 0);
   let loss = 0;
   let total: Map<string, Float32Array> | undefined;
   for (const [micro, batch] of group.entries()) {
-    const result = await stepper.run(batch, items, [step, micro]);
+    const result = await stepper.run(batch, items, [step, micro], wanted);
     loss += result.loss;
+    await hooks.afterBackward?.(at, result.gradients, result.weights);
     total = total ? accumulateInto(total, result.gradients) : new Map(result.gradients);
   }
-  const grads = total ?? new Map<string, Float32Array>();
+  const isTrained = (name: string) => hooks.isTrained?.(name, at) ?? true;
+  const grads = only(total ?? new Map<string, Float32Array>(), isTrained);
   const gradNorm = globalNorm(grads);
   checkFinite({ step, loss, grads, gradNorm });
-  run.guard.checkGrads(step, grads);
-  options.optimizer.step(run.params, grads, run.state, { step });
-  run.guard.checkUpdate(step, options.optimizer.learningRate(step));
+  guard.checkGrads(step, grads, (name) => !isTrained(name));
+  options.optimizer.step(only(params, isTrained), grads, run.state, { step });
+  await hooks.afterUpdate?.(at);
+  guard.checkUpdate(step, grads.size === 0 ? 0 : options.optimizer.learningRate(step));
   run.step = step;
   run.position = group.at(-1)?.state ?? run.position;
   return { loss, gradNorm };
 }
+
+const only = (params: Params, keep: (name: string) => boolean): Map<string, Float32Array> =>
+  new Map([...params].filter(([name]) => keep(name)));
 
 function accumulateInto(total: Map<string, Float32Array>, more: Params): Map<string, Float32Array> {
   for (const [name, gradient] of more) {
@@ -271,6 +284,7 @@ async function save(run: Run, options: FitOptions): Promise<string> {
       epoch: run.position.epoch,
       data: { ...run.position },
       zeroUpdate: run.guard.state(),
+      ...(run.hooks.state ? { method: run.hooks.state() as PlainData } : {}),
       // Only what was measured on these very weights may choose the best checkpoint.
       ...(run.metric?.step === run.step ? { metric: run.metric.loss } : {}),
       ...(run.stopping ? { earlyStopping: run.stopping.state() } : {}),
@@ -290,6 +304,7 @@ async function resume(run: Run, options: FitOptions): Promise<Checkpoint | undef
   restoreOptimizerState(run.state, checkpoint.optimizer);
   if (checkpoint.state.zeroUpdate) run.guard.restore(checkpoint.state.zeroUpdate);
   if (checkpoint.state.earlyStopping) run.stopping?.restore(checkpoint.state.earlyStopping, checkpoint.best);
+  if (checkpoint.state.method !== undefined) run.hooks.restore?.(checkpoint.state.method);
   run.step = checkpoint.state.step;
   run.position = checkpoint.state.data as { epoch: number; step: number };
   options.onEvent?.({ type: "resumed", step: run.step });

@@ -1,7 +1,7 @@
 import { vjp } from "../autodiff/index.js";
 import { TunesmithError } from "../errors/index.js";
 import { type Graph, input, makeGraph, ops, reach, substitute, type Value } from "../graph/index.js";
-import { dropoutOf, inputsOf, type Model, type Parameter } from "../models/index.js";
+import { inputsOf, type Model, noiseOf, type Parameter } from "../models/index.js";
 import type { LayOptions, LossGraph, Objective, StepShape } from "./objective.js";
 
 /** A graph that computes the loss of one batch, and the gradients of the trainable parameters it reaches. */
@@ -21,14 +21,36 @@ export const SHARE = "batch_share";
  * the items of the whole update, and `batch_share`, this batch's part of them. Throws `zero-update` naming a trainable
  * parameter that the loss does not depend on, `op-not-differentiable` from differentiation.
  */
-export const stepGraph = (
+export function stepGraph(
   objective: Objective,
   shape: StepShape,
-  options: Omit<LayOptions, "training"> = {},
-): StepGraph =>
-  withGradients(objective.model, objective.lossGraph(shape, { ...options, training: true }), shape);
+  options: Omit<LayOptions, "training"> & {
+    /** Frozen weights with a gradient output `weight/<name>`. */
+    readonly weights?: readonly string[];
+  } = {},
+): StepGraph {
+  const { weights = [], ...how } = options;
+  const laid = objective.lossGraph(shape, { ...how, training: true });
+  return withGradients(objective.model, { loss: laid.loss, penalty: penaltyOf(laid) }, shape, weights);
+}
 
-function withGradients(model: Model, { loss, penalty }: LossGraph, shape: StepShape): StepGraph {
+/** What the methods of all passes add to the loss. */
+function penaltyOf({ passes }: LossGraph): Value | undefined {
+  const terms = passes.flatMap(({ penalty }) => penalty ?? []);
+  return terms.length > 0 ? terms.reduce((a, b) => ops.add(a, b)) : undefined;
+}
+
+interface Losses {
+  readonly loss: Value;
+  readonly penalty: Value | undefined;
+}
+
+function withGradients(
+  model: Model,
+  { loss, penalty }: Losses,
+  shape: StepShape,
+  weights: readonly string[],
+): StepGraph {
   const trained = [...model.parameters.values()].filter((parameter) => parameter.trainable);
   if (trained.length === 0) {
     throw new TunesmithError("zero-update", "the model has no trainable parameter", {
@@ -39,16 +61,28 @@ function withGradients(model: Model, { loss, penalty }: LossGraph, shape: StepSh
   const share = input(SHARE, "float32", []);
   const gradients = vjp(
     [{ output: loss, gradient: scale }, ...(penalty ? [{ output: penalty, gradient: share }] : [])],
-    trained.map(({ value }) => value),
+    [...trained.map(({ value }) => value), ...weights.map((name) => weightNamed(model, name))],
   );
   checkReached(trained, gradients);
   const scaled = ops.mul(loss, scale);
   const outputs: [string, Value][] = [
     ["loss", penalty ? ops.add(scaled, ops.mul(penalty, share)) : scaled],
     ...trained.map(({ name }, index): [string, Value] => [`grad/${name}`, gradients[index] as Value]),
+    ...weights.map((name, index): [string, Value] => [
+      `weight/${name}`,
+      gradients[trained.length + index] ?? ops.zerosLike(weightNamed(model, name)),
+    ]),
   ];
   const inputs = inputsOf(outputs.map(([, value]) => value));
   return { graph: makeGraph("train", inputs, outputs), trained, shape };
+}
+
+function weightNamed(model: Model, name: string): Value {
+  const weight = model.weights.get(name);
+  if (weight) return weight;
+  throw new TunesmithError("tensor-not-found", `the model has no weight '${name}'`, {
+    fix: "ask for gradients of weights by their names in the file",
+  });
 }
 
 function checkReached(trained: readonly Parameter[], gradients: readonly (Value | undefined)[]): void {
@@ -87,25 +121,25 @@ export function prefixGraphs(
 ): PrefixGraphs | undefined {
   const { model } = objective;
   const laid = objective.lossGraph(shape, { ...options, training: true });
-  const { boundaries = [] } = laid;
+  const boundaries = laid.passes.length === 1 ? (laid.passes[0]?.boundaries ?? []) : [];
+  const penaltyValue = penaltyOf(laid);
   const isFrozen = (value: Value) =>
     reach([value]).values.every(
       (below) =>
         below.source.kind !== "input" ||
-        (!model.parameters.has(String(below.name)) && dropoutOf(below) === undefined),
+        (!model.parameters.has(String(below.name)) && noiseOf(below) === undefined),
     );
   const block = boundaries.findLastIndex(isFrozen);
   const boundary = boundaries[block];
   if (block <= 0 || !boundary) return undefined;
   const prefix = input("prefix", boundary.dtype, boundary.shape);
   const named: [string, Value][] = [["loss", laid.loss]];
-  if (laid.penalty) named.push(["penalty", laid.penalty]);
+  if (penaltyValue) named.push(["penalty", penaltyValue]);
   const cut = substitute(makeGraph("loss", [], named), new Map([[boundary, prefix]]));
-  const penalty = cut.outputs.get("penalty");
-  const above: LossGraph = { loss: cut.outputs.get("loss") as Value, ...(penalty ? { penalty } : {}) };
+  const above = { loss: cut.outputs.get("loss") as Value, penalty: cut.outputs.get("penalty") };
   return {
     prefix: makeGraph("prefix", inputsOf([boundary]), [["prefix", boundary]]),
-    suffix: withGradients(model, above, shape),
+    suffix: withGradients(model, above, shape, []),
     block,
   };
 }

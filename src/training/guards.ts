@@ -58,8 +58,8 @@ export interface ZeroUpdateState {
 
 /** A guard against training that changes nothing. */
 export interface ZeroUpdateGuard {
-  /** Call with the gradients of every step, before the optimiser overwrites them. */
-  checkGrads(step: number, grads: Params): void;
+  /** Call with the gradients of every step, before the optimiser overwrites them; `isIdle` names tensors that sit this step out. */
+  checkGrads(step: number, grads: Params, isIdle?: (name: string) => boolean): void;
   /** Call after the optimiser. `learningRate` 0 (first warm-up step) does not count. */
   checkUpdate(step: number, learningRate: number): void;
   state(): ZeroUpdateState;
@@ -86,11 +86,11 @@ export function zeroUpdateGuard(
   let updates = 0;
   let baseline = checksums(params);
   return {
-    checkGrads(step, grads) {
+    checkGrads(step, grads, isIdle = () => false) {
       for (const name of params.keys()) {
         const data = grads.get(name);
         if (data?.some((value) => value !== 0)) zeroSteps.delete(name);
-        else if (!mayBeZero(name)) zeroSteps.set(name, (zeroSteps.get(name) ?? 0) + 1);
+        else if (!mayBeZero(name) && !isIdle(name)) zeroSteps.set(name, (zeroSteps.get(name) ?? 0) + 1);
       }
       const dead = [...zeroSteps].filter(([, count]) => count >= patience).map(([name]) => name);
       if (dead.length > 0) throw zeroGradient(step, dead, patience);

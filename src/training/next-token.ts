@@ -152,7 +152,8 @@ function lossGraph(
     chunkRows: Math.min(rows, chunkRows ?? most),
   };
   const loss = training ? crossEntropy(parts) : crossEntropyForward(parts);
-  return { loss, boundaries: outputs.boundaries };
+  const mask = ops.reshape(ops.cast(ops.greater(inputs.segments, 0), "float32"), [rows]);
+  return { loss, passes: [outputs], mask };
 }
 
 /** Perplexity is a function of the mean loss, which the evaluator knows. */

@@ -1,6 +1,6 @@
 import type { BatchState } from "../data/index.js";
 import type { Value } from "../graph/index.js";
-import type { Model } from "../models/index.js";
+import type { Model, Outputs } from "../models/index.js";
 import type { Tensor } from "../tensor/index.js";
 import type { PlainData } from "./exact-json.js";
 
@@ -28,10 +28,10 @@ export interface LossGraph {
   readonly loss: Value;
   /** What scores are computed from, by name; read in evaluation only. */
   readonly outputs?: Readonly<Record<string, Value>>;
-  /** Activations between blocks: where the pass may be cut to keep what lies below. */
-  readonly boundaries?: readonly Value[];
-  /** Scalar added to the loss once per update, whatever the batch: regularisers over parameters. */
-  readonly penalty?: Value;
+  /** Every forward pass laid, for their boundaries and for what methods add to the loss. */
+  readonly passes: readonly Outputs[];
+  /** float32 `[rows]`, 0 for padding: which rows of flattened activations are data. Absent: all. */
+  readonly mask?: Value;
 }
 
 export interface LayOptions {

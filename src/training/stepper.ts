@@ -1,6 +1,6 @@
 import { TunesmithError } from "../errors/index.js";
 import { staticShape, type Value } from "../graph/index.js";
-import { dropoutOf, parameterFeeds } from "../models/index.js";
+import { noiseOf, parameterFeeds } from "../models/index.js";
 import { createSession, type Session, type SessionOptions } from "../runtime/index.js";
 import { rng } from "../runtime/random/index.js";
 import { type Tensor, tensor } from "../tensor/index.js";
@@ -28,15 +28,23 @@ export interface StepperOptions {
 export interface StepResult {
   readonly loss: number;
   readonly gradients: Params;
+  /** Gradients of the frozen weights that were asked for, by weight name. */
+  readonly weights: Params;
 }
 
 /** Runs training graphs, one compiled session per batch shape. */
 export interface Stepper {
   /**
    * `total` is the number of items of the whole update, so that micro-batches add up to the mean over all of them.
-   * `stream` makes the random numbers of this micro-batch its own.
+   * `stream` makes the random numbers of this micro-batch its own. `weights` names frozen weights whose gradients are
+   * wanted too.
    */
-  run(batch: StepBatch, total: number, stream: readonly number[]): Promise<StepResult>;
+  run(
+    batch: StepBatch,
+    total: number,
+    stream: readonly number[],
+    weights?: readonly string[],
+  ): Promise<StepResult>;
   readonly cache: PrefixCache | undefined;
   close(): Promise<void>;
 }
@@ -61,12 +69,26 @@ export function createStepper(objective: Objective, options: StepperOptions = {}
   const { model } = objective;
   const { prefixCacheBytes: memory = 0, prefixDiskBytes: disk = 0, seed = 0 } = options;
   const cache = memory > 0 || disk > 0 ? prefixCache({ memory, disk }) : undefined;
-  const sessions = perShape((shape) => compile(objective, shape, options, cache !== undefined));
+  const sessions = perShape((shape) => compile(objective, shape, options, cache !== undefined, []));
+  const probing = new Map<string, PerShape<Compiled>>();
+  /** Steps that look at frozen weights are few: they have sessions of their own, closed when the list changes. */
+  const sessionsFor = async (weights: readonly string[]) => {
+    if (weights.length === 0) return sessions;
+    const key = weights.join("\n");
+    const known = probing.get(key) ?? perShape((shape) => compile(objective, shape, options, false, weights));
+    for (const [other, old] of probing) {
+      if (other === key) continue;
+      probing.delete(other);
+      await release(await old.clear());
+    }
+    probing.set(key, known);
+    return known;
+  };
   return {
     cache,
-    async run(batch, total, stream) {
+    async run(batch, total, stream, weights = []) {
       checkCount(total);
-      const { step, session, prefix } = await sessions.get(batch.shape);
+      const { step, session, prefix } = await (await sessionsFor(weights)).get(batch.shape);
       const feeds: Record<string, Tensor> = {
         ...batch.feeds,
         [SCALE]: scalarTensor(1 / total),
@@ -74,31 +96,40 @@ export function createStepper(objective: Objective, options: StepperOptions = {}
         ...parameterFeeds(step.graph, model.parameters),
       };
       if (prefix && cache) feeds.prefix = await prefixOf(prefix, cache, batch);
-      addMasks(step, feeds, seed, stream);
+      addNoise(step, feeds, seed, stream);
       const results = await session.run(onlyRead(step.graph.inputs, feeds));
-      const gradients = new Map(
-        step.trained.map(({ name }) => [name, results[`grad/${name}`]?.data as Float32Array] as const),
-      );
-      return { loss: scalarOf(results.loss), gradients };
+      const read = (names: readonly string[], prefixed: string) =>
+        new Map(names.map((name) => [name, results[`${prefixed}/${name}`]?.data as Float32Array] as const));
+      return {
+        loss: scalarOf(results.loss),
+        gradients: read(
+          step.trained.map(({ name }) => name),
+          "grad",
+        ),
+        weights: read(weights, "weight"),
+      };
     },
     async close() {
-      const ready = await sessions.clear();
-      await closeAll([
-        ...ready.flatMap(({ session, prefix }) => [session.release, prefix?.session.release]),
-        cache?.close,
-      ]);
+      const all = [sessions, ...probing.values()];
+      probing.clear();
+      const ready = (await Promise.all(all.map((each) => each.clear()))).flat();
+      await closeAll([() => release(ready), cache?.close]);
     },
   };
 }
+
+const release = (ready: readonly Compiled[]) =>
+  closeAll(ready.flatMap(({ session, prefix }) => [session.release, prefix?.session.release]));
 
 async function compile(
   objective: Objective,
   shape: StepShape,
   { recompute = false, session: how }: StepperOptions,
   cached: boolean,
+  weights: readonly string[],
 ): Promise<Compiled> {
   const parts = cached ? prefixGraphs(objective, shape, { recompute }) : undefined;
-  const step = parts?.suffix ?? stepGraph(objective, shape, { recompute });
+  const step = parts?.suffix ?? stepGraph(objective, shape, { recompute, weights });
   const session = await createSession(step.graph, how);
   if (!parts) return { step, session };
   try {
@@ -178,24 +209,29 @@ function checkCount(total: number): void {
   });
 }
 
-function addMasks(
+/** Fills the random inputs: numbers depend on seed, stream and name alone. */
+function addNoise(
   step: StepGraph,
   feeds: Record<string, Tensor>,
   seed: number,
   stream: readonly number[],
 ): void {
   for (const value of step.graph.inputs) {
-    const probability = dropoutOf(value);
-    if (probability === undefined) continue;
+    const noise = noiseOf(value);
+    if (!noise) continue;
     const shape = value.shape as readonly number[];
-    const size = shape.reduce((a, b) => a * b, 1);
-    const random = rng(seed, "dropout", ...stream, String(value.name));
-    const draws = random.fillUniform(new Float32Array(size));
-    feeds[String(value.name)] = tensor(
-      "bool",
-      shape,
-      Uint8Array.from(draws, (draw) => (draw >= probability ? 1 : 0)),
-    );
+    const numbers = new Float32Array(shape.reduce((a, b) => a * b, 1));
+    const random = rng(seed, noise.kind === "keep" ? "dropout" : "noise", ...stream, String(value.name));
+    if (noise.kind === "normal") random.fillNormal(numbers);
+    else random.fillUniform(numbers);
+    feeds[String(value.name)] =
+      noise.kind === "keep"
+        ? tensor(
+            "bool",
+            shape,
+            Uint8Array.from(numbers, (draw) => (draw >= noise.probability ? 1 : 0)),
+          )
+        : tensor("float32", shape, numbers);
   }
 }
 

@@ -2,9 +2,8 @@ import { fileExists, joinPath, listDir, stat } from "#io";
 import { TunesmithError } from "../../errors/index.js";
 import { type Model, nearest, readJson } from "../../models/index.js";
 import { openSharded, readTensor, type TensorFile, tensorsEqual, toFloat32 } from "../../tensor/index.js";
-import { type Adapter, createAdapter } from "../adapter.js";
+import { type Adapter, createAdapter, type StoredTensor } from "../adapter.js";
 import { checkFingerprint, type Fingerprint } from "../fingerprint.js";
-import type { SiteShape } from "../method.js";
 import { adaptationOf, parsePeftConfig } from "./config.js";
 import { PREFIX, peftNames, siteTensorName } from "./names.js";
 
@@ -56,9 +55,13 @@ export async function readPeft(
   const file = await openAdapterFile(folder);
   try {
     if (!options.anyBase) await checkBase(model, file);
-    const stored = (site: SiteShape, key: string, shape: readonly number[]) =>
-      readSiteTensor(file, siteTensorName(site.path, key), shape);
-    const adapter = await createAdapter(model, adaptation, options.name ?? "default", 0, stored);
+    const stored: StoredTensor = async (site, key, shape) =>
+      site && readSiteTensor(file, siteTensorName(site.path, key), shape);
+    const adapter = await createAdapter(model, adaptation, {
+      name: options.name ?? "default",
+      seed: 0,
+      stored,
+    });
     await fillRest(adapter, file);
     await checkLeftOver(adapter, file, model);
     return { adapter, warnings: tokenizerWarnings(model, file) };

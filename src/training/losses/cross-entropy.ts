@@ -1,6 +1,6 @@
 import { vjp } from "../../autodiff/index.js";
 import { type Node, ops, reach, recompute, type Value } from "../../graph/index.js";
-import { dropoutOf } from "../../models/index.js";
+import { noiseOf } from "../../models/index.js";
 
 export interface CrossEntropyOptions {
   /** `[tokens, hidden]`; logits must be a function of it (and of parameters) alone. */
@@ -38,8 +38,8 @@ export function crossEntropy(options: CrossEntropyOptions): Value {
   const head = plainHead(logits, hidden);
   const { values } = reach([logits], new Set([hidden]));
   const inputs = head ? [] : values.filter(({ source }) => source.kind === "input");
-  const parameters = inputs.filter((value) => dropoutOf(value) === undefined);
-  const masks = inputs.filter((value) => dropoutOf(value) !== undefined);
+  const parameters = inputs.filter((value) => noiseOf(value) === undefined);
+  const masks = inputs.filter((value) => noiseOf(value) !== undefined);
   const wrt = [hidden, ...parameters];
   const losses: Value[] = [];
   const rowGradients: Value[] = [];
