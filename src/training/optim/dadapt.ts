@@ -135,11 +135,13 @@ export function dadaptAdagrad(
         addDecay(grad, parameterOf(params, name, grad.length), weightDecay(name));
         const [s, alpha] = [slotOf(state, "s", name, grad.length), slotOf(state, "alpha", name, grad.length)];
         for (let i = 0; i < s.length; i++) {
-          const [g, before] = [grad[i] as number, s[i] as number];
+          const g = grad[i] as number;
+          const before = s[i] as number;
           const rootBefore = Math.sqrt(alpha[i] as number) + eps;
           alpha[i] = (alpha[i] as number) + g * g;
           s[i] = before + rate * g;
-          const [root, after] = [Math.sqrt(alpha[i] as number) + eps, s[i] as number];
+          const root = Math.sqrt(alpha[i] as number) + eps;
+          const after = s[i] as number;
           squares += (g * g) / root;
           weighted += (after * after) / root - (before * before) / rootBefore;
           absolute += Math.abs(after) - Math.abs(before);

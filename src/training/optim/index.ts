@@ -58,4 +58,12 @@ export {
   trace,
 } from "./transforms.js";
 export * from "./types.js";
+export {
+  createUpdateSession,
+  type UpdateFeed,
+  type UpdateGraph,
+  type UpdateSession,
+  updateGraph,
+} from "./update-graph.js";
+export type { GraphOptimizerName } from "./update-rules.js";
 export { clipped, ema, lookahead, onEvaluationWeights, sam, swa } from "./wrappers.js";

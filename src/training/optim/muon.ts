@@ -36,6 +36,23 @@ export function muonFactor(scale: MuonScale, rows: number, cols: number): number
   return Math.sqrt(scale === "original" ? Math.max(1, rows / cols) : rows / cols);
 }
 
+/** Options with their defaults filled in. */
+export function muonSettings(options: MuonOptions) {
+  const { momentum = 0.95, nesterov = true, iterations = 5, matrixScale = "match-rms-adamw" } = options;
+  requireNumber("muon: momentum", momentum, 0, 1);
+  requireNumber("muon: iterations", iterations, 1, 100);
+  const { betas, eps } = adamDefaults({
+    ...(options.betas && { betas: options.betas }),
+    ...(options.eps !== undefined && { eps: options.eps }),
+  });
+  const adamFor = expression(options.adamFor ?? "embed|(^|[./])(wte|wpe|lm_head|score|classifier)([./]|$)");
+  return {
+    ...{ momentum, nesterov, iterations, matrixScale, betas, eps },
+    rates: ratesOf("muon", options),
+    isMatrix: (name: string, shape: ArrayLike<number>): boolean => shape.length === 2 && !adamFor.test(name),
+  };
+}
+
 /**
  * Muon (Jordan et al. 2024; scaling of arXiv 2502.16982): the momentum of every matrix is orthogonalised by Newton-Schulz
  * iteration; AdamW updates vectors, embeddings and heads. The numbers of `torch.optim.Muon`, but in float32 where that
@@ -56,22 +73,14 @@ export function muonFactor(scale: MuonScale, rows: number, cols: number): number
  * ```
  */
 export function muon(options: MuonOptions): Optimizer {
-  const { momentum = 0.95, nesterov = true, iterations = 5, matrixScale = "match-rms-adamw" } = options;
-  requireNumber("muon: momentum", momentum, 0, 1);
-  requireNumber("muon: iterations", iterations, 1, 100);
-  const { betas, eps } = adamDefaults({
-    ...(options.betas && { betas: options.betas }),
-    ...(options.eps !== undefined && { eps: options.eps }),
-  });
-  const rates = ratesOf("muon", options);
-  const adamFor = expression(options.adamFor ?? "embed|(^|[./])(wte|wpe|lm_head|score|classifier)([./]|$)");
+  const { momentum, nesterov, iterations, matrixScale, betas, eps, rates, isMatrix } = muonSettings(options);
   const [clip] = clipping(options);
   return fromStep("muon", options, {
     init(params, shapes) {
       const shape = shapeSlot("muon", params, shapes);
-      const isMatrix = (name: string) => shape.get(name)?.length === 2 && !adamFor.test(name);
-      const matrices = new Map([...params].filter(([name]) => isMatrix(name)));
-      const rest = new Map([...params].filter(([name]) => !isMatrix(name)));
+      const orthogonal = (name: string) => isMatrix(name, shape.get(name) ?? []);
+      const matrices = new Map([...params].filter(([name]) => orthogonal(name)));
+      const rest = new Map([...params].filter(([name]) => !orthogonal(name)));
       const slots = {
         shape,
         ...createState(matrices, ["momentum"]).slots,

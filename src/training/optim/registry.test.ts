@@ -28,7 +28,7 @@ const shapes = new Map<string, readonly number[]>([
   ["model.layers.1.norm.weight", [7]],
   ["lm_head.scale", []],
   ["model.layers.1.stack", [2, 3, 4]],
-  ["model.layers.1.wide.weight", [70, 60]],
+  ["model.layers.1.wide.weight", [64, 64]],
 ]);
 
 const sizeOf = (name: string) => (shapes.get(name) ?? []).reduce((a, b) => a * b, 1);

@@ -109,7 +109,8 @@ function scheduleFree(
         const lr = rates.lr(key, step);
         const ofY = lr * (beta * (1 - share) - 1);
         for (let i = 0; i < y.length; i++) {
-          const [before, u] = [z[i] as number, update[i] as number];
+          const before = z[i] as number;
+          const u = update[i] as number;
           y[i] = (y[i] as number) + share * (before - (y[i] as number)) + ofY * u;
           z[i] = before - lr * u;
         }

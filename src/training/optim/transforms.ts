@@ -84,12 +84,15 @@ export function clipByGlobalNorm(maxNorm: number): GradientTransform {
     update(grads, state) {
       const norm = globalNorm(grads);
       state.scalars.norm = norm;
-      const factor = maxNorm / (norm + 1e-6);
+      const factor = clipFactor(norm, maxNorm);
       if (factor < 1) for (const data of grads.values()) multiply(data, factor);
       return grads;
     },
   };
 }
+
+/** What gradients of this norm are multiplied by; at most 1. */
+export const clipFactor = (norm: number, maxNorm: number): number => Math.min(1, maxNorm / (norm + 1e-6));
 
 /** Clamps every gradient value to [-limit, limit]. */
 export function clipByValue(limit: number): GradientTransform {
