@@ -28,10 +28,20 @@ export { eliminateCommon } from "./passes/cse.js";
 export { decompose } from "./passes/decompose.js";
 export { type ExtractOptions, extract } from "./passes/extract.js";
 export { type FoldOptions, fold } from "./passes/fold.js";
+export { type InFloat32Options, inFloat32 } from "./passes/in-float32.js";
 export { bindInputs, type InlineOptions, inlineControlFlow } from "./passes/inline-control.js";
 export { lowerMarkers } from "./passes/lower-markers.js";
 export { prune } from "./passes/prune.js";
 export { specialise } from "./passes/specialise.js";
 export { type RewriteOptions, recompute, rewrite, rewriteValues, substitute, type Visit } from "./rewrite.js";
-export { constantsOf, dependencies, nodesOf, outputNamed, reach, subgraphs, usesOf } from "./traverse.js";
+export {
+  constantsOf,
+  dependencies,
+  nestedGraphs,
+  nodesOf,
+  outputNamed,
+  reach,
+  subgraphs,
+  usesOf,
+} from "./traverse.js";
 export type { Attr, Attrs, Dim, Graph, Node, Shape, Source, Value } from "./types.js";

@@ -77,7 +77,8 @@ function rewriteAttrs(node: Node, get: (value: Value) => Value, options: Rewrite
 /** Sub-graphs see the outer replacements of what they capture. */
 function rewriteInner(graph: Graph, get: (value: Value) => Value, options: RewriteOptions): Graph {
   const captures = graph.captures ?? [];
-  const replace = new Map([...graph.inputs, ...captures].map((value) => [value, get(value)] as const));
+  const seen = [...graph.inputs, ...captures].map((value) => [value, get(value)] as const);
+  const replace = new Map([...(options.replace ?? []), ...seen]);
   const visit = options.visitInner === false ? undefined : options.visit;
   const inner = rewriteValues(graph.outputs.values(), { ...options, visit, replace });
   const same = [...captures, ...graph.inputs].every((value) => get(value) === value);

@@ -34,6 +34,16 @@ export function reach(
 /** Nodes of a graph in execution (creation) order. */
 export const nodesOf = (graph: Graph): Node[] => reach(graph.outputs.values()).nodes;
 
+/** A graph with what it holds, and every graph nested in its nodes likewise. */
+export function* nestedGraphs(
+  graph: Graph,
+): Generator<{ readonly graph: Graph; readonly nodes: readonly Node[]; readonly values: readonly Value[] }> {
+  const stops = graph.captures ? new Set([...graph.inputs, ...graph.captures]) : undefined;
+  const { nodes, values } = reach(graph.outputs.values(), stops);
+  yield { graph, nodes, values };
+  for (const inner of nodes.flatMap(subgraphs)) yield* nestedGraphs(inner);
+}
+
 /** Constants a graph reads, in order of creation. */
 export const constantsOf = (graph: Graph): Value[] =>
   reach(graph.outputs.values()).values.filter((value) => value.source.kind === "constant");

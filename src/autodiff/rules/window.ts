@@ -95,12 +95,19 @@ const conv = ({ dy, inputs, needs, node }: VjpContext): (Value | undefined)[] =>
   ];
 };
 
+/** As long as `x`: where an `output_shape` is longer than the data reaches, the rest comes from nothing. */
+const cut = (dx: Value, x: Value): Value =>
+  x.shape.reduce<Value>((value, length, axis) => {
+    const [have, want] = [Number(value.shape[axis]), Number(length)];
+    return axis > 1 && have > want ? ops.slice(value, axis, 0, want) : value;
+  }, dx);
+
 /** The transpose of a convolution from the long to the short side: its gradients are that convolution's. */
 const convTranspose = ({ dy, inputs, needs, node }: VjpContext): (Value | undefined)[] => {
   const [x, w, bias] = inputs as [Value, Value, Value | undefined];
   const window = transposedWindowOf(node);
   return [
-    needs(0) ? op("Conv", [dy, w], attrsOf(window)) : undefined,
+    needs(0) ? cut(op("Conv", [dy, w], attrsOf(window)), x) : undefined,
     needs(1) ? convFilter(dy, x, w, window, node) : undefined,
     needs(2) && bias ? ops.reduceSum(dy, overSpace(dy), false) : undefined,
   ];

@@ -3,7 +3,7 @@ import { input, makeNode } from "../create.js";
 import { bindDim, symbolsOf } from "../dims.js";
 import { hasRule } from "../infer/index.js";
 import { rewriteValues } from "../rewrite.js";
-import { nodesOf, reach, subgraphs } from "../traverse.js";
+import { nestedGraphs } from "../traverse.js";
 import type { Graph, Node, Shape, Value } from "../types.js";
 import { takenBranch } from "./fold.js";
 
@@ -26,7 +26,7 @@ export function specialise(graph: Graph, bindings: Readonly<Record<string, numbe
   check(graph, bindings);
   const bind = (shape: Shape) => shape.map((dim) => bindDim(dim, bindings));
   const replace = new Map<Value, Value>();
-  for (const value of allInputs(graph)) {
+  for (const value of [...nestedGraphs(graph)].flatMap((each) => each.graph.inputs)) {
     const shape = bind(value.shape);
     if (shape.some((dim, axis) => dim !== value.shape[axis])) {
       replace.set(value, input(value.name ?? "", value.dtype, shape));
@@ -59,13 +59,6 @@ function opaque(
     outputNames: node.outputs.map((value) => value.name),
     fallback: node.outputs.map((value) => ({ dtype: value.dtype, shape: bind(value.shape) })),
   }).outputs;
-}
-
-function* allInputs(graph: Graph): Generator<Value> {
-  yield* graph.inputs;
-  const stops = new Set([...graph.inputs, ...(graph.captures ?? [])]);
-  const nodes = graph.captures ? reach(graph.outputs.values(), stops).nodes : nodesOf(graph);
-  for (const inner of nodes.flatMap(subgraphs)) yield* allInputs(inner);
 }
 
 function check(graph: Graph, bindings: Readonly<Record<string, number>>): void {
