@@ -6,7 +6,7 @@ import { isLabelled } from "./readers/columns.js";
 import { TEXT_EXTENSIONS } from "./readers/folder.js";
 import { lineBatches } from "./readers/lines.js";
 import { type MediaOptions, mediaIn, mediaKind } from "./readers/media.js";
-import { type RawRecord, type RecordFormat, readRecords } from "./readers/records.js";
+import { type RawRecord, type RecordFormat, type RecordOptions, readRecords } from "./readers/records.js";
 import type { DroppedRow, Layout, LayoutGuess, NumberedRow } from "./types.js";
 
 /** Rows in the order of the file, and those that were left out between them. */
@@ -29,15 +29,13 @@ export interface RowStream {
   close(): Promise<void>;
 }
 
-export interface StreamOptions extends MediaOptions {
+export interface StreamOptions extends MediaOptions, RecordOptions {
   /** Default: by the file's ending (`.gz` after it is fine); of a `.txt` file by its first lines. */
   readonly format?: RecordFormat;
   /** Default: the one that most of the first rows can be read in (`detectLayout`). */
   readonly layout?: Layout;
   /** Other names of fields, for example `{ prompt: "question", completion: "answer" }`. */
   readonly fields?: FieldNames;
-  /** Lines of JSONL that cannot be parsed are dropped rows instead of an error. Default false. */
-  readonly lenient?: boolean;
 }
 
 /** A file of rows with fields. */
@@ -123,13 +121,13 @@ async function fileOf(path: string, options: StreamOptions): Promise<RecordFile[
   const format = options.format ?? formatOf(path);
   if (format) return [{ path, format }];
   const mayBeLabelled = /\.txt$/i.test(path) && (options.layout ?? "classification") === "classification";
-  return mayBeLabelled && (await beginsLabelled(path)) ? [{ path, format: "labelled" }] : [];
+  return mayBeLabelled && (await beginsLabelled(path, options)) ? [{ path, format: "labelled" }] : [];
 }
 
-async function beginsLabelled(path: string): Promise<boolean> {
+async function beginsLabelled(path: string, { encoding }: StreamOptions): Promise<boolean> {
   const source = await openFile(path);
   try {
-    for await (const { lines } of lineBatches(source)) return isLabelled(lines.slice(0, SAMPLE));
+    for await (const { lines } of lineBatches(source, encoding)) return isLabelled(lines.slice(0, SAMPLE));
     return false;
   } finally {
     await source.close();
@@ -159,7 +157,7 @@ function recordsOf(files: readonly RecordFile[], options: StreamOptions): Record
     const kept = parsed.get(path);
     if (kept) return yield* kept;
     const batches: (readonly RawRecord[])[] = [];
-    for await (const batch of readRecords(path, format, { lenient: options.lenient ?? false })) {
+    for await (const batch of readRecords(path, format, options)) {
       if (format === "json") batches.push(batch);
       yield batch;
     }

@@ -1,5 +1,5 @@
 import type { ByteSource } from "../../io/types.js";
-import { lineBatches } from "./lines.js";
+import { type Encoding, lineBatches } from "./lines.js";
 import type { RawRecord } from "./records.js";
 
 /** A class and a text: `1 a fine film`, `DESC:manner How ...`, `__label__spam ...`. */
@@ -18,8 +18,11 @@ export function isLabelled(lines: readonly string[]): boolean {
 }
 
 /** {label, text} of each line; a number becomes a number. */
-export async function* labelledBatches(source: ByteSource): AsyncGenerator<readonly RawRecord[]> {
-  for await (const { first, lines } of lineBatches(source)) {
+export async function* labelledBatches(
+  source: ByteSource,
+  encoding?: Encoding,
+): AsyncGenerator<readonly RawRecord[]> {
+  for await (const { first, lines } of lineBatches(source, encoding)) {
     yield lines.flatMap((line, index): RawRecord[] => {
       if (line.trim() === "") return [];
       const [, name, text] = LABELLED.exec(line) ?? [];
@@ -37,10 +40,13 @@ export async function* labelledBatches(source: ByteSource): AsyncGenerator<reado
  * last its tag ({tokens, tags}). A sentence has the number of its first line. Multi-word spans and empty nodes are left
  * out: their words follow one by one.
  */
-export async function* conllBatches(source: ByteSource): AsyncGenerator<readonly RawRecord[]> {
+export async function* conllBatches(
+  source: ByteSource,
+  encoding?: Encoding,
+): AsyncGenerator<readonly RawRecord[]> {
   let sentence: string[][] = [];
   let start = 0;
-  for await (const { first, lines } of lineBatches(source)) {
+  for await (const { first, lines } of lineBatches(source, encoding)) {
     const records: RawRecord[] = [];
     for (let index = 0; index < lines.length; index++) {
       const line = lines[index] as string;

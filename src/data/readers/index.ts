@@ -2,6 +2,7 @@ export { type Archive, type ArchiveEntry, openArchive } from "./archive.js";
 export { type DataFile, readUnpacked } from "./bytes.js";
 export { type FolderOptions, TEXT_EXTENSIONS } from "./folder.js";
 export { readIdx } from "./idx.js";
+export type { Encoding } from "./lines.js";
 export {
   AUDIO_EXTENSIONS,
   IMAGE_EXTENSIONS,

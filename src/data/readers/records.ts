@@ -4,7 +4,7 @@ import type { ByteSource } from "../../io/types.js";
 import { isFields } from "../layouts/index.js";
 import { type DataFile, nameOf, readUnpacked, withSource } from "./bytes.js";
 import { conllBatches, labelledBatches } from "./columns.js";
-import { lineBatches, textChunks } from "./lines.js";
+import { type Encoding, lineBatches, textChunks } from "./lines.js";
 import { parquetBatches } from "./parquet.js";
 
 /** A row of a data file before its fields are understood. */
@@ -25,6 +25,8 @@ export type RecordFormat = "jsonl" | "json" | "csv" | "tsv" | "parquet" | "label
 export interface RecordOptions {
   /** A line that cannot be parsed becomes a record with a `problem` instead of an error. JSONL only. Default false. */
   readonly lenient?: boolean;
+  /** How text is encoded. Default UTF-8; other bytes are an error, never guessed. */
+  readonly encoding?: Encoding;
 }
 
 /**
@@ -49,22 +51,25 @@ export function readRecords(
 ): AsyncGenerator<readonly RawRecord[]> {
   switch (format) {
     case "jsonl":
-      return withSource(file, (source) => jsonLines(source, options.lenient ?? false));
+      return withSource(file, (source) => jsonLines(source, options));
     case "json":
-      return jsonArray(file);
+      return jsonArray(file, options);
     case "parquet":
       return withSource(file, parquetBatches);
     case "labelled":
-      return withSource(file, labelledBatches);
+      return withSource(file, (source) => labelledBatches(source, options.encoding));
     case "conll":
-      return withSource(file, conllBatches);
+      return withSource(file, (source) => conllBatches(source, options.encoding));
     default:
-      return withSource(file, (source) => tableBatches(source, format));
+      return withSource(file, (source) => tableBatches(source, format, options.encoding));
   }
 }
 
-async function* jsonLines(source: ByteSource, lenient: boolean): AsyncGenerator<readonly RawRecord[]> {
-  for await (const { first, lines } of lineBatches(source)) {
+async function* jsonLines(
+  source: ByteSource,
+  { lenient = false, encoding }: RecordOptions,
+): AsyncGenerator<readonly RawRecord[]> {
+  for await (const { first, lines } of lineBatches(source, encoding)) {
     const records: RawRecord[] = [];
     for (let index = 0; index < lines.length; index++) {
       const text = lines[index] as string;
@@ -83,16 +88,19 @@ async function* jsonLines(source: ByteSource, lenient: boolean): AsyncGenerator<
   }
 }
 
-async function* jsonArray(file: DataFile): AsyncGenerator<readonly RawRecord[]> {
+async function* jsonArray(
+  file: DataFile,
+  { encoding = "utf-8" }: RecordOptions,
+): AsyncGenerator<readonly RawRecord[]> {
   const name = nameOf(file);
   const bytes = await readUnpacked(file);
   let text: string;
   let value: unknown;
   try {
-    text = new TextDecoder("utf-8", { fatal: true }).decode(bytes);
+    text = new TextDecoder(encoding, { fatal: true }).decode(bytes);
   } catch (cause) {
-    throw new TunesmithError("file-corrupt", `${name} is not UTF-8 text`, {
-      fix: "convert the file to UTF-8",
+    throw new TunesmithError("file-corrupt", `${name} is not ${encoding.toUpperCase()} text`, {
+      fix: "convert the file to UTF-8, or name its `encoding` (latin1, utf-16le)",
       cause,
     });
   }
@@ -121,6 +129,7 @@ function lineOfJsonError(error: unknown, text: string): number {
 async function* tableBatches(
   source: ByteSource,
   format: "csv" | "tsv",
+  encoding?: Encoding,
 ): AsyncGenerator<readonly RawRecord[]> {
   let columns: string[] | undefined;
   let row = 0;
@@ -134,7 +143,7 @@ async function* tableBatches(
   };
   const scan = recordEnds(format);
   let rest = "";
-  for await (const text of textChunks(source)) {
+  for await (const text of textChunks(source, encoding)) {
     const end = scan(text);
     if (end < 0) {
       rest += text;
