@@ -12,6 +12,7 @@ export type { PlainData } from "./exact-json.js";
 export { type FitOptions, fit, type TrainEvent, type TrainResult } from "./fit.js";
 export { evaluationGraph, prefixGraphs, type StepGraph, stepGraph } from "./graph.js";
 export * from "./guards.js";
+export * from "./harness/index.js";
 export { crossEntropy, crossEntropyForward } from "./losses/cross-entropy.js";
 export { type MemoryPlan, type MemoryPlanOptions, memoryPlan } from "./memory-plan.js";
 export * from "./meters.js";

@@ -1,2 +1,3 @@
 export { type Mt19937, mt19937 } from "./mt19937.js";
+export { type PythonRandom, pythonRandom } from "./python-random.js";
 export { type ChoiceOptions, type Rng, type RngState, resumeRng, rng, type StreamKey } from "./rng.js";

@@ -32,15 +32,7 @@ const SHIFT = 397;
 export function mt19937(seed: number): Mt19937 {
   if (!Number.isInteger(seed) || seed < 0 || seed >= 2 ** 32)
     invalid(`seed ${seed} is not an integer in [0, 2^32)`);
-  const state = seeded(seed);
-  let index = SIZE;
-  const u32 = (): number => {
-    if (index === SIZE) {
-      twist(state);
-      index = 0;
-    }
-    return temper(state[index++] as number);
-  };
+  const u32 = wordsFrom(seeded(seed));
   return {
     u32,
     randperm: (n) => {
@@ -65,7 +57,20 @@ export function mt19937(seed: number): Mt19937 {
   };
 }
 
-function seeded(seed: number): Uint32Array {
+/** The generator's output, 32 bits at a time; `state` is used up. */
+export function wordsFrom(state: Uint32Array): () => number {
+  let index = SIZE;
+  return () => {
+    if (index === SIZE) {
+      twist(state);
+      index = 0;
+    }
+    return temper(state[index++] as number);
+  };
+}
+
+/** Knuth's initialisation, `init_genrand`. */
+export function seeded(seed: number): Uint32Array {
   const state = new Uint32Array(SIZE);
   state[0] = seed;
   for (let i = 1; i < SIZE; i++) {
