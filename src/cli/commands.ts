@@ -13,6 +13,15 @@ import {
   trainSchema,
 } from "./config/schema.js";
 
+import {
+  runsCompareSchema,
+  runsDeleteSchema,
+  runsExportSchema,
+  runsListSchema,
+  runsPlotSchema,
+  runsShowSchema,
+} from "./tracking/schemas.js";
+
 /** All commands. Their code is loaded when they are called. */
 export const commands: readonly Command[] = [
   command({
@@ -96,5 +105,53 @@ export const commands: readonly Command[] = [
     example: "tunesmith config explain rank --file run.yaml",
     run: async (options, context) =>
       (await import("./commands/config.js")).runConfigExplain(options, context),
+  }),
+  command({
+    name: "runs list",
+    summary: "the newest recorded runs with state and loss",
+    schema: runsListSchema,
+    example: "tunesmith runs list --limit 10",
+    run: async (options, context) => (await import("./commands/runs.js")).runRunsList(options, context),
+  }),
+  command({
+    name: "runs show",
+    summary: "one run: configuration with origins, metrics, files",
+    schema: runsShowSchema,
+    positional: "run",
+    example: "tunesmith runs show last",
+    run: async (options, context) => (await import("./commands/runs.js")).runRunsShow(options, context),
+  }),
+  command({
+    name: "runs compare",
+    summary: "where configurations of runs differ, and what came out",
+    schema: runsCompareSchema,
+    positional: "runs",
+    example: "tunesmith runs compare 1a2b 3c4d",
+    run: async (options, context) => (await import("./commands/runs.js")).runRunsCompare(options, context),
+  }),
+  command({
+    name: "runs plot",
+    summary: "draw metrics of runs in the terminal, and to HTML, SVG or PNG files",
+    schema: runsPlotSchema,
+    positional: "runs",
+    example: "tunesmith runs plot last --smoothing 0.9 --out plot.html",
+    run: async (options, context) => (await import("./commands/runs-plot.js")).runRunsPlot(options, context),
+  }),
+  command({
+    name: "runs export",
+    summary: "write a run as JSON lines, CSV or TensorBoard event files",
+    schema: runsExportSchema,
+    positional: "run",
+    example: "tunesmith runs export last --format csv --out run.csv",
+    run: async (options, context) =>
+      (await import("./commands/runs-export.js")).runRunsExport(options, context),
+  }),
+  command({
+    name: "runs delete",
+    summary: "remove runs from the database; their files stay",
+    schema: runsDeleteSchema,
+    positional: "runs",
+    example: "tunesmith runs delete 1a2b",
+    run: async (options, context) => (await import("./commands/runs.js")).runRunsDelete(options, context),
   }),
 ];

@@ -1,4 +1,3 @@
-import { readFileSync } from "node:fs";
 import { TunesmithError } from "../errors/index.js";
 import { commands } from "./commands.js";
 import { readConfigFile } from "./config/file.js";
@@ -8,11 +7,7 @@ import { describeError, errorObject, exitCodeOf } from "./errors.js";
 import { type Call, createProgram } from "./program.js";
 import { progress } from "./progress.js";
 import { createUi } from "./ui.js";
-
-const version = (): string => {
-  const file = readFileSync(new URL("../../package.json", import.meta.url), "utf8");
-  return (JSON.parse(file) as { version: string }).version;
-};
+import { version } from "./version.js";
 
 async function runCall({ command, flags, config, set, json }: Call): Promise<void> {
   const file = config === undefined ? undefined : await readConfigFile(config);

@@ -1,7 +1,7 @@
 import { Command as Commander, Option } from "commander";
 import type { z } from "zod";
 import type { Command } from "./command.js";
-import { type Field, fieldOf, isOffSwitch, parseFlag, shownAs } from "./config/flags.js";
+import { type Field, fieldOf, parseFlag, shownAs } from "./config/flags.js";
 
 /** A call of a command as it stands on the command line. */
 export interface Call {
@@ -59,7 +59,10 @@ function addCommand(program: Commander, command: Command, onCall: (call: Call) =
   const positional = fields.find(({ key }) => key === command.positional);
   const several = positional?.kinds.has("array of string");
   if (positional) sub.argument(`[${positional.key}${several ? "..." : ""}]`, positional.description);
-  for (const field of own) sub.addOption(optionOf(field));
+  for (const field of own) {
+    sub.addOption(optionOf(field));
+    if (field.off !== undefined) sub.addOption(new Option(field.flag.replace("--", "--no-"), field.off));
+  }
   for (const field of extra) sub.addOption(optionOf(field).helpGroup("Options of methods:"));
   if (command.configFile) {
     sub.option("--config <file>", "YAML or JSON file with any of these options");
@@ -75,7 +78,8 @@ function addCommand(program: Commander, command: Command, onCall: (call: Call) =
     if (positional && sub.args[0] !== undefined)
       flags[positional.key] = several ? sub.args : parseFlag(positional, sub.args[0]);
     for (const field of fields) {
-      const raw: unknown = options[field.key];
+      // For a --no- flag that was not given, commander sets true.
+      const raw: unknown = sub.getOptionValueSource(field.key) === "default" ? undefined : options[field.key];
       // A flag that was given several times is a list of texts already.
       if (raw !== undefined) flags[field.key] = typeof raw === "string" ? parseFlag(field, raw) : raw;
     }
@@ -101,8 +105,7 @@ function optionOf(field: Field): Option {
     `${description}${listed}${shown}`,
   );
   if (field.verbatim) option.argParser<string[] | undefined>((text, before) => [...(before ?? []), text]);
-  // Commander would set true for a --no- flag that was not given.
-  return isOffSwitch(field) ? option.default(undefined) : option;
+  return option;
 }
 
 const isEmpty = (value: unknown) => typeof value === "object" && Object.keys(value ?? {}).length === 0;

@@ -12,22 +12,32 @@ import { readTensor, toFloat32 } from "../../tensor/index.js";
 import { formatCount, type Ui } from "../ui.js";
 import { saveWhole } from "../work.js";
 
+export interface SavedResult {
+  readonly kind: "adapter" | "model" | "onnx";
+  readonly receipt: object;
+  /** The receipt as people read it. */
+  readonly text: string;
+}
+
 /** Writes what was trained (an adapter as a PEFT folder, a whole model as a model folder), prints and returns the receipt. */
-export async function saveResult(model: CausalLm, folder: string, ui: Ui): Promise<object> {
+export async function saveResult(model: CausalLm, folder: string, ui: Ui): Promise<SavedResult> {
   if (isAdapted(model)) {
     const receipt = await saveAdapter(model, folder);
-    ui.say(formatReceipt(receipt));
-    return receipt;
+    const text = formatReceipt(receipt);
+    ui.say(text);
+    return { kind: "adapter", receipt, text };
   }
   if (!isUnfrozen(model)) throw new TunesmithError("adapter-invalid", "the method left nothing to save");
   const files = await saveWhole(freeze(model), folder);
   const change = await changeOf(model);
-  ui.say(
+  const text = [
     `save '${model.architecture}' (full): ${change.tensorsChanged} of ${model.unfrozen.size} weights changed`,
-  );
-  ui.say(`  parameters  ${formatCount(change.trainableParameters)} trained`);
-  ui.say(`  change      ${change.changeNorm.toPrecision(4)} (Frobenius norm)`);
-  return { action: "save", method: "full", files, ...change };
+    `  parameters  ${formatCount(change.trainableParameters)} trained`,
+    `  change      ${change.changeNorm.toPrecision(4)} (Frobenius norm)`,
+  ].join("\n");
+  ui.say(text);
+  const kind = model.architecture === "onnx" ? "onnx" : "model";
+  return { kind, receipt: { action: "save", method: "full", files, ...change }, text };
 }
 
 async function changeOf({ base, unfrozen }: UnfrozenLm) {

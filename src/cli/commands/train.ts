@@ -1,4 +1,4 @@
-import { joinPath, makeDir, writeFileAtomic } from "#io";
+import { joinPath, makeDir } from "#io";
 import { type Pack, paddingId, planBatches, prepareRows, type Row, splitDataset } from "../../data/index.js";
 import { TunesmithError } from "../../errors/index.js";
 import { applyMethod, methodNamed } from "../../methods/index.js";
@@ -10,6 +10,7 @@ import {
   type Evaluation,
   evaluateOnce,
   listCheckpoints,
+  type ModelCardDataset,
   type Optimizer,
   type PlainData,
   sgd,
@@ -20,6 +21,7 @@ import {
 import type { Context } from "../command.js";
 import { bytesIn } from "../config/flags.js";
 import type { TrainConfig } from "../config/schema.js";
+import { type Following, followRun } from "../tracking/follow.js";
 import { formatCount, formatDuration, table, type Ui } from "../ui.js";
 import {
   checkOut,
@@ -50,26 +52,42 @@ export interface Prepared {
   readonly stepsPerEpoch: number;
   readonly padId: number;
   readonly optimizer: Optimizer;
+  readonly data: ModelCardDataset;
 }
 
 export async function runTrain(config: RunConfig, context: Context): Promise<void> {
   const started = performance.now();
   const prepared = await prepare(config, context);
   if (config.dryRun) return dryRun(config, prepared, context.ui);
-  const { ui, signal } = context;
   if (methodNamed(config.method).result === "model") await checkOut(prepared.base, config.out);
   await makeDir(config.out);
-  await writeFileAtomic(
-    joinPath(config.out, "tunesmith.json"),
-    `${JSON.stringify(savedConfig(config), null, 2)}\n`,
-  );
+  const following = await followRun(config, prepared.steps, context);
+  try {
+    await tune(config, prepared, following, context, started);
+  } catch (error) {
+    await following.ended(error);
+    throw error;
+  }
+}
+
+/** Evaluates, trains, evaluates, saves. */
+async function tune(
+  config: RunConfig,
+  prepared: Prepared,
+  following: Following,
+  context: Context,
+  started: number,
+): Promise<void> {
+  const { ui, signal } = context;
   const before = await evaluation(prepared, config);
+  following.before(before);
   if (before) ui.say(`before: loss ${before.loss.toFixed(4)}, perplexity ${perplexityOf(before).toFixed(2)}`);
   throwIfAborted(signal);
-  const result = await trainWithBar(config, prepared, context);
+  const result = await trainWithBar(config, prepared, following, context);
   const after = result.evaluation ?? (await evaluation(prepared, config));
   if (after) ui.say(`after:  loss ${after.loss.toFixed(4)}, perplexity ${perplexityOf(after).toFixed(2)}`);
-  const receipt = await saveResult(prepared.model, config.out, ui);
+  const { receipt, text, kind } = await saveResult(prepared.model, config.out, ui);
+  await following.finished({ kind, before, after, data: prepared.data, receipt, receiptText: text });
   const seconds = (performance.now() - started) / 1000;
   ui.say(`wrote ${config.out} in ${formatDuration(seconds)}`);
   ui.result({
@@ -94,7 +112,7 @@ async function prepare(config: RunConfig, { ui, signal }: Context): Promise<Prep
   const base = await openModel(config.model, ui, signal);
   const tokenizer = tokenizerOf(base);
   const length = rowLength(base, config.length);
-  const { train: trainRows, validation: heldOut } = await readRows(config, ui);
+  const { train: trainRows, validation: heldOut, source } = await readRows(config, ui);
   const rowsOf = (rows: readonly Row[], label: string) => {
     const bar = ui.progress(label, rows.length);
     try {
@@ -133,6 +151,14 @@ async function prepare(config: RunConfig, { ui, signal }: Context): Promise<Prep
     stepsPerEpoch,
     padId: paddingId(tokenizer),
     optimizer: optimizerOf(config, steps),
+    data: {
+      ...source,
+      source: config.data,
+      tokens: trained.report.tokens,
+      trainedTokens: trained.report.trainedTokens,
+      truncated: trained.report.truncated,
+      ...(validation ? { heldOutTokens: validation.report.tokens } : {}),
+    },
   };
   const parameters = trainableCount(model);
   ui.say(
@@ -165,10 +191,13 @@ function checkEvaluations({ patience, evalEvery, validation, validationShare }: 
   });
 }
 
-async function readRows(
-  config: TrainConfig,
-  ui: Ui,
-): Promise<{ train: readonly Row[]; validation: readonly Row[] }> {
+interface ReadRows {
+  readonly train: readonly Row[];
+  readonly validation: readonly Row[];
+  readonly source: Pick<ModelCardDataset, "layout" | "rows" | "dropped">;
+}
+
+async function readRows(config: TrainConfig, ui: Ui): Promise<ReadRows> {
   const dataset = await readData(config.data, config);
   const { dropped, capped } = dataset.report;
   if (dropped.length > 0)
@@ -176,11 +205,12 @@ async function readRows(
       `${dropped.length} rows or files were left out, such as ${dropped[0]?.row}: ${dropped[0]?.reason}`,
     );
   if (capped) ui.note("the folder holds more text than is read (--max-bytes)");
+  const source = { layout: dataset.layout, rows: dataset.rows.length, dropped: dropped.length };
   if (config.validation !== undefined) {
-    return { train: dataset.rows, validation: (await readData(config.validation, config)).rows };
+    return { train: dataset.rows, validation: (await readData(config.validation, config)).rows, source };
   }
-  if (config.validationShare === 0) return { train: dataset.rows, validation: [] };
-  return splitDataset(dataset, { validation: config.validationShare, seed: config.seed });
+  if (config.validationShare === 0) return { train: dataset.rows, validation: [], source };
+  return { ...splitDataset(dataset, { validation: config.validationShare, seed: config.seed }), source };
 }
 
 export const trainableCount = (model: CausalLm): number =>
@@ -195,12 +225,6 @@ function methodOptions(config: RunConfig): Record<string, unknown> {
   return Object.fromEntries(
     own.flatMap((key) => (config[key] === undefined ? [] : [[key, config[key]] as const])),
   );
-}
-
-/** The configuration as a file that repeats the run. */
-function savedConfig(config: RunConfig): Record<string, unknown> {
-  const { resume: _, dryRun: __, ...rest } = config;
-  return rest;
 }
 
 function optimizerOf(config: TrainConfig, totalSteps: number): Optimizer {
@@ -227,6 +251,7 @@ async function evaluation(prepared: Prepared, config: RunConfig): Promise<Evalua
 async function trainWithBar(
   config: RunConfig,
   prepared: Prepared,
+  following: Following,
   { ui, signal }: Context,
 ): Promise<TrainResult> {
   const runDir = config.runDir ?? joinPath(config.out, ".run");
@@ -257,6 +282,7 @@ async function trainWithBar(
     prefixCacheBytes: bytesIn(config.prefixCache),
     signal,
     onEvent(event) {
+      following.onEvent(event);
       if (event.type === "resumed") ui.note(`continuing after step ${event.step}`);
       else if (event.type === "evaluation")
         evaluated = `  perplexity ${Number(event.scores.perplexity).toFixed(2)}`;
@@ -289,6 +315,7 @@ function identity(config: RunConfig, { steps }: Prepared): Record<string, PlainD
       "recompute",
     ],
     ...["epochs", "model", "data", "validation"],
+    ...["track", "runName", "tensorboard", "card", "license"],
   ]);
   const kept = Object.entries(config).filter(([key, value]) => !free.has(key) && value !== undefined);
   return { ...(Object.fromEntries(kept) as Record<string, PlainData>), steps };

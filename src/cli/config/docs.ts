@@ -12,7 +12,8 @@ function row(field: Field): string {
   const value = choices ? `${description} (${choices.join(", ")})` : description;
   const empty = typeof fallback === "object" && Object.keys(fallback ?? {}).length === 0;
   const shown = fallback === undefined || empty ? "" : `\`${JSON.stringify(fallback)}\``;
-  return `| \`${flag}\` | ${cell(value)} | ${optional ? shown : "required"} |`;
+  const flags = field.off === undefined ? `\`${flag}\`` : `\`${flag}\`, \`${flag.replace("--", "--no-")}\``;
+  return `| ${flags} | ${cell(value)} | ${optional ? shown : "required"} |`;
 }
 
 function optionTable(shape: Readonly<Record<string, unknown>>): string {

@@ -12,6 +12,8 @@ export interface Field {
   readonly optional: boolean;
   /** A list of texts whose items may hold anything, commas too: the flag is given once for each. */
   readonly verbatim: boolean;
+  /** The option can be false: what `--no-...` then says. */
+  readonly off: string | undefined;
 }
 
 interface Definition {
@@ -59,6 +61,7 @@ export function fieldOf(key: string, schema: z.ZodType): Field {
     fallback,
     optional,
     verbatim: inner.meta()?.verbatim === true,
+    off: inner.meta()?.off as string | undefined,
   };
 }
 

@@ -36,6 +36,29 @@ const runtimeShape = {
   batchSize: count().default(4).describe("rows per batch"),
 };
 
+/** What is kept of a run besides its result. */
+const trackingShape = {
+  track: z
+    .union([z.string().min(1), z.literal(false)])
+    .meta({ off: "do not record the run" })
+    .optional()
+    .describe(
+      "database to record the run in: SQLite file or postgres:// URL; default: TUNESMITH_TRACK, .tunesmith/runs.sqlite",
+    ),
+  runName: z
+    .string()
+    .min(1)
+    .optional()
+    .describe("name of the recorded run; default: the name of the out folder"),
+  tensorboard: z
+    .string()
+    .min(1)
+    .optional()
+    .describe("folder for TensorBoard event files, written as it goes"),
+  card: z.boolean().default(true).describe("write a model card (README.md) beside the result"),
+  license: z.string().min(1).optional().describe("licence named in the model card"),
+};
+
 const modelField = z.string().min(1).describe("model folder, llama2.c .bin, .onnx file or hub id");
 const adapterShape = {
   adapter: z.string().min(1).optional().describe("folder of a PEFT adapter to put on the model"),
@@ -81,6 +104,7 @@ export const trainSchema = z.strictObject({
   prefixCache: bytes
     .default(0)
     .describe("keep activations below the first trained layer, up to so much memory"),
+  ...trackingShape,
   dryRun: z.boolean().default(false).describe("print parameters, steps and memory, and train nothing"),
 });
 export type TrainConfig = z.output<typeof trainSchema>;

@@ -1,7 +1,7 @@
 import { PostgresDialect } from "kysely";
 import pg from "pg";
-import { TunesmithError } from "../../errors/index.js";
 import type { RunStore } from "../../training/index.js";
+import { withoutPassword } from "./location.js";
 import { openSqlStore } from "./sql-store.js";
 
 /**
@@ -14,20 +14,4 @@ export async function openPostgresStore(url: string): Promise<RunStore> {
   // A connection that breaks while it is idle must not end the process; the next query reports it.
   pool.on("error", () => undefined);
   return openSqlStore(new PostgresDialect({ pool }), location);
-}
-
-/** For messages and saved configurations. */
-export function withoutPassword(url: string): string {
-  let parsed: URL;
-  try {
-    parsed = new URL(url);
-  } catch (cause) {
-    throw new TunesmithError("config-invalid", "the PostgreSQL address is not a URL", {
-      cause,
-      fix: "write it as postgres://user@host:5432/database",
-    });
-  }
-  parsed.password = "";
-  for (const name of ["password", "sslpassword"]) parsed.searchParams.delete(name);
-  return parsed.href;
 }

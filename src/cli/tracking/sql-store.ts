@@ -5,10 +5,10 @@ import {
   type MetricPoint,
   type NewRun,
   parseExact,
-  type RunProgress,
   type RunRecord,
   type RunStatus,
   type RunStore,
+  type RunUpdate,
   stringifyExact,
 } from "../../training/index.js";
 import { migrations } from "./migrations.js";
@@ -83,7 +83,7 @@ export async function openSqlStore(dialect: Dialect, location: string): Promise<
   return {
     location,
     create: (run) => guarded("write a run", () => insertRun(db, run)),
-    record: (id, points, progress) => guarded("write metrics", () => record(db, id, points, progress)),
+    record: (id, points, update) => guarded("write metrics", () => record(db, id, points, update)),
     dropAfter: (id, step) =>
       guarded("drop metrics", async () => {
         await db.deleteFrom("metrics").where("run_id", "=", id).where("step", ">", step).execute();
@@ -139,13 +139,13 @@ async function record(
   db: Kysely<Database>,
   id: string,
   points: readonly MetricPoint[],
-  progress: Partial<RunProgress>,
+  update: RunUpdate,
 ): Promise<void> {
   await db.transaction().execute(async (transaction) => {
     // The write that fails for an unknown run stands first: a transaction of SQLite that begins with a write can wait.
     const { numUpdatedRows } = await transaction
       .updateTable("runs")
-      .set({ ...progressColumns(progress), id })
+      .set({ ...updatedColumns(update), id })
       .where("id", "=", id)
       .executeTakeFirst();
     if (numUpdatedRows === 0n) throw new Error(`there is no run ${id}`);
@@ -168,15 +168,14 @@ async function record(
   });
 }
 
-function progressColumns(progress: Partial<RunProgress>) {
-  const { status, heartbeatAt, step, summary } = progress;
+function updatedColumns({ heartbeatAt, summary, ...update }: RunUpdate) {
+  const { finishedAt, error, ...same } = update;
   return {
-    ...(status === undefined ? {} : { status }),
+    ...same,
     ...(heartbeatAt === undefined ? {} : { heartbeat_at: heartbeatAt }),
-    ...(step === undefined ? {} : { step }),
     ...(summary === undefined ? {} : { summary: exactText(summary) }),
-    ...("finishedAt" in progress ? { finished_at: progress.finishedAt ?? null } : {}),
-    ...("error" in progress ? { error: progress.error ?? null } : {}),
+    ...("finishedAt" in update ? { finished_at: finishedAt ?? null } : {}),
+    ...("error" in update ? { error: error ?? null } : {}),
   };
 }
 

@@ -12,8 +12,9 @@ import {
   type NewRun,
   type RunStore,
 } from "../../training/index.js";
+import { withoutPassword } from "./location.js";
 import { openRunStore } from "./open.js";
-import { openPostgresStore, withoutPassword } from "./postgres.js";
+import { openPostgresStore } from "./postgres.js";
 
 const folder = mkdtempSync(join(tmpdir(), "tunesmith-runs-"));
 
@@ -35,7 +36,7 @@ async function startPostgres(): Promise<{ url: string; stop: () => Promise<void>
 let postgres: Awaited<ReturnType<typeof startPostgres>>;
 beforeAll(async () => {
   postgres = await startPostgres();
-});
+}, 60_000);
 afterAll(async () => {
   await postgres.stop();
   rmSync(folder, { recursive: true });

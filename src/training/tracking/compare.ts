@@ -48,7 +48,7 @@ function rows(objects: readonly Readonly<Record<string, unknown>>[]): ComparedRo
 }
 
 /** One line of a chart: steps rise, values are finite. */
-export interface Series {
+export interface MetricLine {
   readonly name: string;
   readonly steps: readonly number[];
   readonly values: readonly number[];
@@ -60,16 +60,16 @@ export interface Series {
  *
  * @example
  * ```ts
- * import { metricSeries } from "tunesmith/training";
+ * import { metricLine } from "tunesmith/training";
  * const points = [1, 2, 3].map((step) => ({ name: "loss", step, value: 1 / step, time: 0 }));
- * console.log(metricSeries("run", points, { smoothing: 0.9 }).values);
+ * console.log(metricLine("run", points, { smoothing: 0.9 }).values);
  * ```
  */
-export function metricSeries(
+export function metricLine(
   name: string,
   points: readonly MetricPoint[],
   options: { readonly smoothing?: number; readonly maxPoints?: number } = {},
-): Series {
+): MetricLine {
   const { smoothing = 0, maxPoints = 2000 } = options;
   const finite = points.filter(({ value }) => Number.isFinite(value));
   let [past, weight] = [0, 0];

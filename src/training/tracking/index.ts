@@ -1,5 +1,5 @@
 export { parseExact, stringifyExact } from "../exact-json.js";
-export { type ComparedRow, compareRuns, metricSeries, type RunComparison, type Series } from "./compare.js";
+export { type ComparedRow, compareRuns, type MetricLine, metricLine, type RunComparison } from "./compare.js";
 export { metricsCsv, runJsonLines } from "./export.js";
 export { memoryRunStore } from "./memory-store.js";
 export { MODEL_CARD_MARK, type ModelCardData, type ModelCardDataset, modelCard } from "./model-card.js";
@@ -14,4 +14,5 @@ export type {
   RunRecord,
   RunStatus,
   RunStore,
+  RunUpdate,
 } from "./types.js";

@@ -31,10 +31,10 @@ export function memoryRunStore(): RunStore {
       const record = { ...run, ...progress, finishedAt: undefined, error: undefined };
       runs.set(run.id, { run: record, points: new Map(), artifacts: new Map() });
     },
-    async record(id, points, progress) {
+    async record(id, points, update) {
       const at = kept(id);
       for (const point of points) at.points.set(`${point.name}\n${point.step}`, point);
-      at.run = { ...at.run, ...progress };
+      at.run = { ...at.run, ...update };
     },
     async dropAfter(id, step) {
       const { points } = kept(id);

@@ -67,7 +67,7 @@ export function modelCard(data: ModelCardData): string {
     `---\n${stringify(frontMatter(data), { lineWidth: 0 })}---`,
     MODEL_CARD_MARK,
     `# ${title}`,
-    `${nouns[data.kind]} of \`${base}\`, trained with \`${method}\` by [Tunesmith](https://www.npmjs.com/package/tunesmith) ${version}${made}.`,
+    `${nouns[data.kind]} of \`${base}\`, trained with \`${method}\` by Tunesmith ${version}${made}.`,
     `## Use\n\n${usage(data)}`,
     data.data ? `## Data\n\n${dataTable(data.data)}` : "",
     metrics.length > 0

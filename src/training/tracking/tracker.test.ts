@@ -1,5 +1,5 @@
 import { afterEach, beforeEach, expect, test, vi } from "vitest";
-import { compareRuns, metricSeries } from "./compare.js";
+import { compareRuns, metricLine } from "./compare.js";
 import { metricsCsv, runJsonLines } from "./export.js";
 import { memoryRunStore } from "./memory-store.js";
 import { findRun, newRunId } from "./runs.js";
@@ -15,8 +15,11 @@ const run: NewRun = {
 };
 const stepEvent = (step: number, loss: number) =>
   ({
-    ...{ type: "step", step, steps: 5, loss, learningRate: 0.1, gradNorm: 2, tokensPerSecond: 9 },
-    remainingSeconds: undefined,
+    type: "step",
+    step,
+    steps: 5,
+    loss,
+    ...{ learningRate: 0.1, gradNorm: 2, tokensPerSecond: 9, remainingSeconds: undefined },
   }) as const;
 
 test("events become metrics, written in batches; the run knows its latest numbers", async () => {
@@ -36,10 +39,10 @@ test("events become metrics, written in batches; the run knows its latest number
   ]);
   expect((await findRun(store, "last")).summary).toEqual({
     ...{ loss: 1 / 3, learningRate: 0.1, gradNorm: 2, tokensPerSecond: 9 },
-    ...{ evalLoss: 0.5, evalCount: 7, evalPerplexity: 1.6, mine: 4 },
+    ...{ evalLoss: 0.5, evalPerplexity: 1.6, mine: 4 },
   });
   tracker.onEvent(stepEvent(4, 0.1));
-  tracker.onEvent({ type: "checkpoint", step: 4, folder: "d/checkpoints/4" });
+  tracker.onEvent({ type: "checkpoint", step: 4, folder: "/d/checkpoints/4" });
   await tracker.finish("finished");
   expect(await findRun(store, "r")).toMatchObject({
     status: "finished",
@@ -47,7 +50,7 @@ test("events become metrics, written in batches; the run knows its latest number
     finishedAt: expect.any(Number),
   });
   expect(await store.artifacts("r")).toMatchObject([
-    { kind: "checkpoint", path: "d/checkpoints/4", step: 4 },
+    { kind: "checkpoint", path: "/d/checkpoints/4", step: 4 },
   ]);
   expect(vi.getTimerCount()).toBe(0);
 });
@@ -133,12 +136,12 @@ test("a comparison shows only what differs, and every metric", async () => {
 });
 
 test("lines of a chart are smooth, finite and short", () => {
-  const flat = metricSeries("x", points([5, 5, Number.NaN, 5]), { smoothing: 0.9 });
+  const flat = metricLine("x", points([5, 5, Number.NaN, 5]), { smoothing: 0.9 });
   expect(flat.steps).toEqual([1, 2, 4]);
   for (const value of flat.values) expect(value).toBeCloseTo(5, 12);
-  const [first = 0, second = 0] = metricSeries("x", points([1, 2]), { smoothing: 0.5 }).values;
+  const [first = 0, second = 0] = metricLine("x", points([1, 2]), { smoothing: 0.5 }).values;
   expect([first, second]).toEqual([1, (0.5 * 0.5 * 1 + 0.5 * 2) / 0.75]);
-  const long = metricSeries("x", points(Array.from({ length: 1000 }, (_, at) => at)), { maxPoints: 10 });
+  const long = metricLine("x", points(Array.from({ length: 1000 }, (_, at) => at)), { maxPoints: 10 });
   expect(long.values).toHaveLength(10);
   expect(long.values[0]).toBe(49.5);
   expect(long.steps.at(-1)).toBe(1000);

@@ -1,5 +1,6 @@
+import { resolvePath } from "#io";
 import type { TrainEvent } from "../fit.js";
-import type { Artifact, MetricPoint, NewRun, RunProgress, RunStatus, RunStore } from "./types.js";
+import type { Artifact, MetricPoint, NewRun, RunStatus, RunStore, RunUpdate } from "./types.js";
 
 /** Something else that wants the numbers as they come, such as a TensorBoard file. */
 export interface MetricSink {
@@ -10,7 +11,7 @@ export interface MetricSink {
 export interface TrackerOptions {
   readonly store: RunStore;
   readonly run: NewRun;
-  /** The run of `run.id` is in the store already and goes on. Default false. */
+  /** The run of `run.id` is in the store already and goes on, perhaps in another process. Default false. */
   readonly continued?: boolean;
   readonly sinks?: readonly MetricSink[];
   /** Milliseconds that numbers wait before they are written together. Default 1000. */
@@ -58,7 +59,11 @@ export async function startTracker(options: TrackerOptions): Promise<Tracker> {
   const { store, run, continued = false } = options;
   if (!continued) await store.create(run);
   const tracking = createWriter(options);
-  if (continued) await tracking.write({ status: "running", finishedAt: undefined, error: undefined });
+  if (continued) {
+    const { host, pid, steps, version } = run;
+    const fresh = { status: "running", finishedAt: undefined, error: undefined } as const;
+    await tracking.write({ ...fresh, host, pid, steps, version });
+  }
   const log = (step: number, values: Readonly<Record<string, number>>) => tracking.add(step, values);
   return {
     id: run.id,
@@ -68,7 +73,7 @@ export async function startTracker(options: TrackerOptions): Promise<Tracker> {
       else if (event.type === "checkpoint") {
         const { step, folder } = event;
         tracking.later(() =>
-          store.addArtifact(run.id, artifactOf({ kind: "checkpoint", path: folder, step })),
+          store.addArtifact(run.id, artifactOf({ kind: "checkpoint", path: resolvePath(folder), step })),
         );
       } else log(event.step, numbersOf(event));
     },
@@ -97,7 +102,7 @@ function numbersOf({ type, ...values }: TrainEvent): Record<string, number> {
   });
   return Object.fromEntries(numbers);
 }
-const NOT_METRICS = new Set(["step", "steps", "remainingSeconds"]);
+const NOT_METRICS = new Set(["step", "steps", "count", "remainingSeconds"]);
 
 function createWriter({ store, run, sinks = [], flushEvery = 1000, onError }: TrackerOptions) {
   let waiting: MetricPoint[] = [];
@@ -114,7 +119,7 @@ function createWriter({ store, run, sinks = [], flushEvery = 1000, onError }: Tr
     queued(task).catch((error) => onError?.(error));
   };
 
-  async function write(progress: Partial<RunProgress>): Promise<void> {
+  async function write(progress: RunUpdate): Promise<void> {
     const points = latest(waiting);
     waiting = [];
     const state = { heartbeatAt: Date.now(), step, summary: { ...summary }, ...progress };
@@ -144,7 +149,7 @@ function createWriter({ store, run, sinks = [], flushEvery = 1000, onError }: Tr
   };
   return {
     later,
-    write: (progress: Partial<RunProgress>) => queued(() => write(progress)),
+    write: (progress: RunUpdate) => queued(() => write(progress)),
     add(at: number, values: Readonly<Record<string, number>>) {
       const time = Date.now();
       step = at;
@@ -158,7 +163,7 @@ function createWriter({ store, run, sinks = [], flushEvery = 1000, onError }: Tr
       step = at;
       later(() => store.dropAfter(run.id, at));
     },
-    finish(progress: Partial<RunProgress>) {
+    finish(progress: RunUpdate) {
       clearTimeout(timer);
       clearInterval(heartbeat);
       return queued(() => write(progress));

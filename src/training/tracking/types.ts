@@ -39,6 +39,9 @@ export interface RunProgress {
   readonly error: string | undefined;
 }
 
+/** What may change of a run: its progress, and the process that a continued run moved to. */
+export type RunUpdate = Partial<RunProgress & Pick<NewRun, "host" | "pid" | "steps" | "version">>;
+
 /** A run as it is stored. */
 export interface RunRecord extends NewRun, RunProgress {}
 
@@ -68,8 +71,8 @@ export interface RunStore {
   /** For messages; never holds a password. */
   readonly location: string;
   create(run: NewRun): Promise<void>;
-  /** Writes points (one per name and step; later ones replace earlier ones) and progress together. */
-  record(id: string, points: readonly MetricPoint[], progress: Partial<RunProgress>): Promise<void>;
+  /** Writes points (one per name and step; later ones replace earlier ones) and what else is new together. */
+  record(id: string, points: readonly MetricPoint[], update: RunUpdate): Promise<void>;
   /** Drops what a continued run will write again. */
   dropAfter(id: string, step: number): Promise<void>;
   /** An artifact of the same path is replaced. */
