@@ -11,7 +11,7 @@ import {
 import { rng } from "../runtime/random/index.js";
 import { readTensor, tensor, toFloat32 } from "../tensor/index.js";
 import type { Calibration } from "./calibration.js";
-import type { Adaptation, InitContext, SiteShape, Statistic, TensorNumbers } from "./method.js";
+import type { Adaptation, InitContext, SiteShape, Statistic, TensorNumbers, TensorSpec } from "./method.js";
 import { type SavedTensor, savedTensors } from "./saved.js";
 import { selectTargets } from "./targets.js";
 import { type TokenRows, tokenRows } from "./tokens.js";
@@ -95,11 +95,11 @@ function transposed(data: Float32Array, rows: number, columns: number): Float32A
   return out;
 }
 
-/** Stored numbers of a site's tensor, or of a shared one, of exactly `shape`; undefined for a tensor that is not stored. */
+/** Stored numbers of a site's tensor, or of a shared one, of exactly its shape; undefined for a tensor that is not stored. */
 export type StoredTensor = (
   site: SiteShape | undefined,
   key: string,
-  shape: readonly number[],
+  spec: Omit<TensorSpec, "init">,
 ) => Promise<TensorNumbers | undefined>;
 
 export interface CreateOptions {
@@ -162,7 +162,7 @@ async function siteTensors(
   for (const [key, spec] of Object.entries(method.tensors(shape, config))) {
     checkSize(`${site.path}: ${key}`, spec.shape);
     const data =
-      (await options.stored?.(shape, key, spec.shape)) ??
+      (await options.stored?.(shape, key, spec)) ??
       (await spec.init(initContext(site, key, once, options, method.name)));
     tensors[key] = parameter(
       `${options.name}/${site.path}.${key}`,
@@ -185,7 +185,7 @@ async function sharedTensors(
   for (const [key, spec] of Object.entries(method.shared?.(sites, config) ?? {})) {
     checkSize(key, spec.shape);
     const data =
-      (await stored?.(undefined, key, spec.shape)) ??
+      (await stored?.(undefined, key, spec)) ??
       (await spec.init({ sites, seed, once, ...randomNumbers(seed, "shared", key) }));
     tensors[key] = parameter(`${name}/${key}`, spec.shape, data, spec.trainable, spec.dtype);
   }

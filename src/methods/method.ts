@@ -139,7 +139,7 @@ export interface SiteConfig {
  *    it, so that the base stays untouched. A start that depends on data says so in `needs` and reads `statistic`.
  *    Tensors that all sites read come from `shared`; what happens between steps (masks, ranks, phases) from `hooks`; terms of
  *    the loss from `penalty` (over tensors) or `addLoss` (over activations).
- * 4. One line in registry.ts; the names of its tensors in peft/ if PEFT has the method.
+ * 4. One line in catalog.ts; the names of its tensors and options in a file of peft/ if PEFT has the method.
  * 5. An experiment in proofs/ with what theory expects, and a test with wrong implementations that fail it.
  *
  * @example

@@ -2,8 +2,8 @@ import { z } from "zod";
 import { TunesmithError } from "../errors/index.js";
 import { type Model, nearest } from "../models/index.js";
 import { type AdaptOptions, adapt } from "./adapt.js";
+import { siteMethods } from "./catalog.js";
 import { unfreeze } from "./full.js";
-import { loraMethod } from "./lowrank/lora.js";
 import type { Method, SiteConfig } from "./method.js";
 
 /** A method under its name: what a configuration file, a command line or a table knows about it. */
@@ -49,8 +49,8 @@ const full: MethodEntry = {
   apply: (model, options) => unfreeze(model, options as { select?: string }),
 };
 
-/** Every method there is; a new one is its file and one line here. */
-const entries: readonly MethodEntry[] = [ofSites(loraMethod), full];
+/** Every method there is: those of catalog.ts, and what is not an adapter. */
+const entries: readonly MethodEntry[] = [...siteMethods.map(ofSites), full];
 
 /** Names of all methods. */
 export const methodNames: readonly string[] = entries.map(({ name }) => name);

@@ -1,11 +1,19 @@
 import { fileExists, joinPath, listDir, stat } from "#io";
 import { TunesmithError } from "../../errors/index.js";
 import { type Model, nearest, readJson } from "../../models/index.js";
-import { openSharded, readTensor, type TensorFile, tensorsEqual, toFloat32 } from "../../tensor/index.js";
+import {
+  openSharded,
+  readTensor,
+  type TensorFile,
+  type TensorRef,
+  tensorsEqual,
+  toFloat32,
+} from "../../tensor/index.js";
 import { type Adapter, createAdapter, type StoredTensor } from "../adapter.js";
 import { checkFingerprint, type Fingerprint } from "../fingerprint.js";
+import type { TensorNumbers, TensorSpec } from "../method.js";
 import { adaptationOf, parsePeftConfig } from "./config.js";
-import { PREFIX, peftNames, siteTensorName } from "./names.js";
+import { PREFIX, peftNames, tensorName } from "./names.js";
 
 const CONFIG_FILE = "adapter_config.json";
 
@@ -51,12 +59,20 @@ export async function readPeft(
 ): Promise<ReadAdapter> {
   const folder = await adapterFolder(given, options.name);
   const configPath = joinPath(folder, CONFIG_FILE);
-  const adaptation = adaptationOf(parsePeftConfig(await readJson(configPath), configPath), configPath);
+  const { adaptation, mapping } = adaptationOf(
+    parsePeftConfig(await readJson(configPath), configPath),
+    configPath,
+  );
   const file = await openAdapterFile(folder);
   try {
     if (!options.anyBase) await checkBase(model, file);
-    const stored: StoredTensor = async (site, key, shape) =>
-      site && readSiteTensor(file, siteTensorName(site.path, key), shape);
+    const stored: StoredTensor = async (site, key, spec) => {
+      const name = tensorName(mapping, site, key);
+      if (spec.stored === false && !file.entries.has(name ?? "")) return undefined;
+      const shape = (site && mapping.fileShape?.(key, site, spec.shape)) ?? spec.shape;
+      const data = await readNumbers(file, name, shape, spec.dtype);
+      return data && site && mapping.fromFile ? mapping.fromFile(data, key, site, adaptation.config) : data;
+    };
     const adapter = await createAdapter(model, adaptation, {
       name: options.name ?? "default",
       seed: 0,
@@ -146,6 +162,10 @@ async function readSiteTensor(
   shape: readonly number[],
 ): Promise<Float32Array | undefined> {
   if (name === undefined) return undefined;
+  return toFloat32(await readTensor(entryOf(file, name, shape))).slice();
+}
+
+function entryOf(file: TensorFile, name: string, shape: readonly number[]): TensorRef {
   const entry = file.entries.get(name);
   if (!entry) throw missing(file, name);
   if (entry.shape.join() !== shape.join()) {
@@ -155,7 +175,22 @@ async function readSiteTensor(
       { fix: "the adapter belongs to another base, or its config names another rank" },
     );
   }
-  return toFloat32(await readTensor(entry)).slice();
+  return entry;
+}
+
+/** As `readSiteTensor`, for masks and indices too. */
+async function readNumbers(
+  file: TensorFile,
+  name: string | undefined,
+  shape: readonly number[],
+  dtype: TensorSpec["dtype"] = "float32",
+): Promise<TensorNumbers | undefined> {
+  if (dtype === "float32" || name === undefined) return readSiteTensor(file, name, shape);
+  const entry = entryOf(file, name, shape);
+  if (entry.dtype === dtype) return (await readTensor(entry)).data.slice() as TensorNumbers;
+  throw new TunesmithError("adapter-invalid", `${file.name}: '${name}' is ${entry.dtype}, not ${dtype}`, {
+    fix: "the file was not written by the method its config names",
+  });
 }
 
 /** Modules saved whole and token rows: they were made from the base, which gives their shapes. */

@@ -1,32 +1,34 @@
 import type { Adapter } from "../adapter.js";
+import type { SiteShape } from "../method.js";
+import type { PeftMapping } from "./mapping.js";
+import { mappingOf } from "./mappings.js";
 
 /** Every PEFT tensor name starts so; names without it are silently ignored by the reference, and refused here. */
 export const PREFIX = "base_model.model.";
 
-const SUFFIX: Readonly<Record<string, string>> = {
-  lora_A: "lora_A.weight",
-  lora_B: "lora_B.weight",
-  lora_bias: "lora_B.bias",
-  lora_embedding_A: "lora_embedding_A",
-  lora_embedding_B: "lora_embedding_B",
-  lora_magnitude_vector: "lora_magnitude_vector",
-};
+/** Name in a PEFT file of a site's tensor, or of a shared one; undefined for what is not written. */
+export function tensorName(
+  mapping: PeftMapping,
+  site: SiteShape | undefined,
+  key: string,
+): string | undefined {
+  if (!site) return mapping.sharedName?.(key);
+  const suffix = mapping.suffix(key, site);
+  return suffix && `${PREFIX}${site.path}.${suffix}`;
+}
 
-/** Name in a PEFT file of a site's tensor; undefined for frozen helpers. */
-export const siteTensorName = (path: string, key: string): string | undefined => {
-  const suffix = SUFFIX[key];
-  return suffix && `${PREFIX}${path}.${suffix}`;
-};
-
-/** Names in a PEFT file by parameter name; frozen helper tensors (A0, B0) have none. */
+/** Names in a PEFT file by parameter name; helper tensors have none. */
 export function peftNames(adapter: Adapter): Map<string, string> {
+  const mapping = mappingOf(adapter.adaptation.method);
   const names = new Map<string, string>();
-  for (const [path, site] of adapter.sites) {
-    for (const [key, entry] of Object.entries(site.tensors)) {
-      const name = siteTensorName(path, key);
-      if (name) names.set(entry.name, name);
-    }
-  }
+  const put = (parameterName: string, name: string | undefined) => {
+    if (name) names.set(parameterName, name);
+  };
+  for (const [key, entry] of Object.entries(adapter.shared))
+    put(entry.name, tensorName(mapping, undefined, key));
+  for (const site of adapter.sites.values())
+    for (const [key, entry] of Object.entries(site.tensors))
+      put(entry.name, tensorName(mapping, site.shape, key));
   for (const { path, leaf, parameter } of adapter.saved) {
     const inside = adapter.sites.has(path) ? "base_layer." : "";
     names.set(parameter.name, `${PREFIX}${path}.${inside}${leaf}`);

@@ -1,14 +1,14 @@
 import { joinPath, makeDir, writeFileAtomic } from "#io";
-import { TunesmithError } from "../../errors/index.js";
-import { type Model, probeOutputs, sitesOf } from "../../models/index.js";
+import { type Model, type Parameter, probeOutputs, sitesOf } from "../../models/index.js";
 import { type Tensor, tensor, writeSafetensors } from "../../tensor/index.js";
-import type { Adapter, AdapterSite } from "../adapter.js";
+import type { Adapter } from "../adapter.js";
 import { fingerprint, touchedWeights } from "../fingerprint.js";
-import { type LoraConfig, loraMethod } from "../lowrank/lora.js";
 import { isTarget } from "../targets.js";
 import { peftConfigOf } from "./config.js";
 import { FINGERPRINT_KEY, TOKENIZER_KEY } from "./load.js";
-import { PREFIX, peftNames } from "./names.js";
+import type { PeftMapping } from "./mapping.js";
+import { mappingOf } from "./mappings.js";
+import { PREFIX, peftNames, tensorName } from "./names.js";
 
 /**
  * Writes an adapter as a PEFT folder: `adapter_config.json` and `adapter_model.safetensors`. Adapters whose
@@ -19,26 +19,9 @@ import { PREFIX, peftNames } from "./names.js";
  * that PEFT has no format for, `file-write-failed`.
  */
 export async function savePeft(model: Model, adapter: Adapter, folder: string): Promise<void> {
-  const { method } = adapter.adaptation;
-  if (method.name !== loraMethod.name) {
-    throw new TunesmithError(
-      "format-unsupported",
-      `an adapter of method '${method.name}' has no PEFT format here`,
-      {
-        fix: "merge it and save the model, or keep its tensors with writeSafetensors",
-      },
-    );
-  }
+  const mapping = mappingOf(adapter.adaptation.method);
+  const tensors = peftTensors(adapter, mapping);
   await makeDir(folder);
-  const names = peftNames(adapter);
-  const tensors = new Map<string, Tensor>();
-  for (const [parameterName, name] of names) {
-    const parameter = adapter.parameters.get(parameterName);
-    if (parameter) tensors.set(name, parameter.tensor);
-  }
-  const portable = [...adapter.sites.values()].some((site) => site.tensors.lora_A0 !== undefined);
-  for (const [path, site] of adapter.sites)
-    for (const [name, value] of doubled(path, site)) tensors.set(name, value);
   const prints = await fingerprint(model, touchedWeights(adapter));
   const metadata = {
     format: "pt",
@@ -46,35 +29,68 @@ export async function savePeft(model: Model, adapter: Adapter, folder: string): 
     ...(model.tokenizer ? { [TOKENIZER_KEY]: model.tokenizer.hash } : {}),
   };
   await writeSafetensors(joinPath(folder, "adapter_model.safetensors"), tensors, { metadata });
-  const config = peftConfigOf(adapter.adaptation.config as LoraConfig, {
+  const config = peftConfigOf(adapter, mapping, {
     targets: savedTargets(model, adapter),
     base: model.origin ?? "",
-    portable,
+    task: model.task,
   });
   const sorted = Object.fromEntries(Object.entries(config).sort(([a], [b]) => (a < b ? -1 : 1)));
   await writeFileAtomic(joinPath(folder, "adapter_config.json"), `${JSON.stringify(sorted, null, 2)}\n`);
 }
 
-/** [A; A0] and [B, −B0] of a site whose initialisation took part of the base. */
-function doubled(path: string, site: AdapterSite): [string, Tensor][] {
-  const { lora_A: a, lora_B: b, lora_A0: a0, lora_B0: b0 } = site.tensors;
-  if (!a || !b || !a0 || !b0) return [];
-  const [rank, inFeatures] = a.tensor.shape as [number, number];
-  const outFeatures = b.tensor.shape[0] as number;
-  const stacked = new Float32Array(2 * rank * inFeatures);
-  stacked.set(a.tensor.data as Float32Array);
-  stacked.set(a0.tensor.data as Float32Array, rank * inFeatures);
-  const beside = new Float32Array(outFeatures * 2 * rank);
-  for (let row = 0; row < outFeatures; row++) {
-    for (let k = 0; k < rank; k++) {
-      beside[row * 2 * rank + k] = (b.tensor.data as Float32Array)[row * rank + k] as number;
-      beside[row * 2 * rank + rank + k] = -((b0.tensor.data as Float32Array)[row * rank + k] as number);
+/** The tensors of an adapter under the names, and in the form, that PEFT writes. */
+export function peftTensors(adapter: Adapter, mapping: PeftMapping): Map<string, Tensor> {
+  const tensors = new Map<string, Tensor>();
+  const unstored = unstoredOf(adapter);
+  for (const [parameterName, name] of peftNames(adapter)) {
+    const parameter = adapter.parameters.get(parameterName);
+    if (parameter && !unstored.has(parameterName)) tensors.set(name, parameter.tensor);
+  }
+  for (const { shape: site, tensors: own } of adapter.sites.values()) {
+    for (const [key, { tensor: ours }] of Object.entries(own)) {
+      const name = tensorName(mapping, site, key);
+      if (name && tensors.has(name)) tensors.set(name, inFile(mapping, site, key, ours, adapter));
     }
   }
-  return [
-    [`${PREFIX}${path}.lora_A.weight`, tensor("float32", [2 * rank, inFeatures], stacked)],
-    [`${PREFIX}${path}.lora_B.weight`, tensor("float32", [outFeatures, 2 * rank], beside)],
-  ];
+  for (const site of adapter.sites.values())
+    for (const [suffix, value] of mapping.rewritten?.(site) ?? [])
+      tensors.set(`${PREFIX}${site.shape.path}.${suffix}`, value);
+  return tensors;
+}
+
+/** Parameters that a seed gives back. */
+function unstoredOf({ adaptation, sites, shared }: Adapter): Set<string> {
+  const { method, config } = adaptation;
+  const names = new Set<string>();
+  const collect = (
+    specs: Readonly<Record<string, { stored?: boolean }>>,
+    own: Readonly<Record<string, Parameter>>,
+  ) => {
+    for (const [key, { stored }] of Object.entries(specs))
+      if (stored === false && own[key]) names.add(own[key].name);
+  };
+  const all = [...sites.values()];
+  for (const { shape, tensors } of all) collect(method.tensors(shape, config), tensors);
+  collect(
+    method.shared?.(
+      all.map(({ shape }) => shape),
+      config,
+    ) ?? {},
+    shared,
+  );
+  return names;
+}
+
+function inFile(
+  { fileShape, toFile }: PeftMapping,
+  site: Parameters<NonNullable<PeftMapping["fileShape"]>>[1],
+  key: string,
+  ours: Tensor,
+  { adaptation }: Adapter,
+): Tensor {
+  const shape = fileShape?.(key, site, ours.shape) ?? ours.shape;
+  const data = toFile?.(ours.data as Float32Array, key, site, adaptation.config) ?? ours.data;
+  return tensor(ours.dtype, shape, data);
 }
 
 /**

@@ -1,0 +1,34 @@
+import type { Tensor } from "../../tensor/index.js";
+import type { Adapter, AdapterSite } from "../adapter.js";
+import type { Method, SiteConfig, SiteShape, TensorNumbers } from "../method.js";
+import type { PeftConfig } from "./config-part.js";
+
+/**
+ * How PEFT writes the adapters of a method: names of options and of tensors. What all methods share (targets, layers,
+ * modules to save, fingerprints) is the framework's business. One file per method in this folder, one line in mappings.ts.
+ */
+export interface PeftMapping<Config extends SiteConfig = SiteConfig> {
+  /** `peft_type` of adapter_config.json. */
+  readonly peftType: string;
+  readonly method: Method<Config>;
+  /** PEFT's name for training the biases of adapted modules only. Default: PEFT has no such choice. */
+  readonly biasOnly?: string;
+  /**
+   * The method's own options out of adapter_config.json. An option that changes numbers and is not supported must
+   * throw `adapter-invalid`: an adapter must not load as something else.
+   */
+  options(config: PeftConfig, file: string): Readonly<Record<string, unknown>>;
+  /** The method's own part of adapter_config.json. */
+  config(config: Config, adapter: Adapter): Readonly<Record<string, unknown>>;
+  /** Name of a site's tensor below its module's path, `lora_A.weight`; undefined for one that is not written. */
+  suffix(key: string, site: SiteShape): string | undefined;
+  /** Whole name of a shared tensor, `base_model.vera_A`. Default: none is written. */
+  sharedName?(key: string): string | undefined;
+  /** Shape in the file, of as many numbers as ours. Default: ours; a convolution's matrices are spread over its taps. */
+  fileShape?(key: string, site: SiteShape, shape: readonly number[]): readonly number[];
+  /** Numbers of the file as ours, and ours as the file's, where order or meaning differ. */
+  fromFile?(data: TensorNumbers, key: string, site: SiteShape, config: Config): TensorNumbers;
+  toFile?(data: TensorNumbers, key: string, site: SiteShape, config: Config): TensorNumbers;
+  /** Tensors of a site written in another form than tensor by tensor, by suffix: they replace those of the same name. */
+  rewritten?(site: AdapterSite): readonly (readonly [string, Tensor])[];
+}

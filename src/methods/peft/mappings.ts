@@ -1,0 +1,49 @@
+import { TunesmithError } from "../../errors/index.js";
+import { siteMethods } from "../catalog.js";
+import { siteConfigSchema } from "../config.js";
+import type { Method, SiteConfig } from "../method.js";
+import { loraMapping } from "./lora.js";
+import type { PeftMapping } from "./mapping.js";
+
+/** Every method whose adapters are written and read as PEFT folders. */
+const mappings = [loraMapping] as unknown as readonly PeftMapping[];
+
+/** `peft_type` of adapters in our own format: PEFT's folder with our names, for methods PEFT does not have. */
+const OWN = "TUNESMITH";
+
+/** Options and tensors under our own names. */
+function ownMapping(method: Method<SiteConfig>): PeftMapping {
+  const common = new Set(Object.keys(siteConfigSchema.shape));
+  const own = (config: Readonly<Record<string, unknown>>) =>
+    Object.fromEntries(Object.entries(config).filter(([key]) => !common.has(key)));
+  return {
+    peftType: OWN,
+    method,
+    biasOnly: "adapted_only",
+    options: ({ options }) => options as Record<string, unknown>,
+    config: (config) => ({ method: method.name, options: own({ ...config }) }),
+    suffix: (key) => key,
+    sharedName: (key) => `base_model.${key}`,
+  };
+}
+
+/** Whether PEFT itself reads a method's adapters. */
+export const hasPeftFormat = (method: Pick<Method<SiteConfig>, "name">): boolean =>
+  mappings.some((mapping) => mapping.method.name === method.name);
+
+/** The mapping of a method: PEFT's where it has one, else our own names in the same kind of folder. */
+export const mappingOf = (method: Method<SiteConfig>): PeftMapping =>
+  mappings.find((mapping) => mapping.method.name === method.name) ?? ownMapping(method);
+
+/** The mapping that answers to a config file. Throws `adapter-invalid`. */
+export function mappingFor(config: Readonly<Record<string, unknown>>, file: string): PeftMapping {
+  const peftType = String(config.peft_type);
+  const found = mappings.find((mapping) => mapping.peftType === peftType);
+  if (found) return found;
+  const method = siteMethods.find(({ name }) => peftType === OWN && name === config.method);
+  if (method) return ownMapping(method);
+  const what = peftType === OWN ? `method '${config.method}'` : `peft_type '${peftType}'`;
+  throw new TunesmithError("adapter-invalid", `${file}: ${what} is not supported`, {
+    fix: `supported: ${mappings.map((mapping) => mapping.peftType).join(", ")} (case matters)`,
+  });
+}
