@@ -9,6 +9,14 @@ export {
   type LmEvaluation,
 } from "./evaluate.js";
 export type { PlainData } from "./exact-json.js";
+export {
+  type FastForward,
+  type FastForwardOptions,
+  type FastForwardReport,
+  type FastForwardStage,
+  type FastForwardState,
+  fastForward,
+} from "./fast-forward.js";
 export { type FitOptions, fit, type TrainEvent, type TrainResult } from "./fit.js";
 export { evaluationGraph, prefixGraphs, type StepGraph, stepGraph } from "./graph.js";
 export * from "./guards.js";
