@@ -24,6 +24,13 @@ export {
 } from "./onnx/encode.js";
 export { type SavedOnnx, type SaveOptions, saveOnnx } from "./onnx/save.js";
 export * as ops from "./ops/index.js";
+export {
+  type BatchNormGraph,
+  type BatchNormMode,
+  type BatchNormOptions,
+  batchNormMode,
+  type RunningStatistics,
+} from "./passes/batch-norm.js";
 export { eliminateCommon } from "./passes/cse.js";
 export { decompose } from "./passes/decompose.js";
 export { type ExtractOptions, extract } from "./passes/extract.js";

@@ -11,8 +11,10 @@ import { pools } from "./pool.js";
 import { qlinears } from "./qlinear.js";
 import { quantizedProducts } from "./quantized.js";
 import { recurrent } from "./recurrent.js";
+import { regions } from "./regions.js";
 import { resizes } from "./resize.js";
 import { rotaries } from "./rotary.js";
+import { signals } from "./signal.js";
 import type { Decomposition } from "./types.js";
 
 /** Operators written in terms of simpler ones, keyed by operator (`domain.op` outside ai.onnx). */
@@ -32,6 +34,8 @@ export const decompositions: ReadonlyMap<string, Decomposition> = new Map(
     ...resizes,
     ...gridSamples,
     ...controls,
+    ...regions,
+    ...signals,
   }),
 );
 

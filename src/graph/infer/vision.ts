@@ -132,6 +132,13 @@ export const vision: Record<string, InferRule> = {
   GlobalLpPool: globalPool,
   Resize: resize,
   GridSample: gridSample,
+  AffineGrid: (context) => {
+    const [theta, size] = [need(context, 0), need(context, 1)];
+    const lengths =
+      intsOf(size)?.slice(2) ??
+      Array.from({ length: Number(size.shape[0]) - 2 }, (_, at) => `grid_${size.id}_${at}`);
+    return [like(theta, [theta.shape[0] as Dim, ...lengths, lengths.length])];
+  },
   DepthToSpace: blocks((dim, block, axis) => (axis === 1 ? dimDiv(dim, block * block) : dimMul(dim, block))),
   SpaceToDepth: blocks((dim, block, axis) => (axis === 1 ? dimMul(dim, block * block) : dimDiv(dim, block))),
 };

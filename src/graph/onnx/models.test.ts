@@ -6,7 +6,7 @@ import * as ort from "onnxruntime-node";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
 import { gradients } from "../../autodiff/index.js";
 import { createSession } from "../../runtime/index.js";
-import { isFloat, type Tensor } from "../../tensor/index.js";
+import { float16ToFloat32, isFloat, type Tensor } from "../../tensor/index.js";
 import {
   constantsOf,
   decompose,
@@ -216,6 +216,27 @@ describe.skipIf(models.length === 0)(
         await close();
       },
       60000,
+    );
+
+    test.runIf(models.includes("squeezenet/SqueezeNet_fp16.onnx"))(
+      "SqueezeNet in float16: float32 computes what the file computes",
+      async () => {
+        const path = join(folder, "squeezenet/SqueezeNet_fp16.onnx");
+        const { graph, close } = await loadOnnx(path);
+        const file = join(work, "wide.onnx");
+        await saveOnnx(inFloat32(graph), file);
+        const feeds = feedsOf(graph);
+        const [half, wide] = [await run(path, feeds), await run(file, feeds)].map((results) =>
+          float16ToFloat32(
+            new Uint16Array((Object.values(results)[0] as ort.Tensor).data as unknown as ArrayLike<number>),
+          ),
+        ) as [Float32Array, Float32Array];
+        expect(largest(half)).toBeGreaterThan(0);
+        expect(largest(half.map((value, at) => value - (wide[at] as number))) / largest(half)).toBeLessThan(
+          0.02,
+        );
+        await close();
+      },
     );
   },
 );
