@@ -95,6 +95,8 @@ function parseJson(file: string, bytes: Uint8Array): Record<string, unknown> {
 }
 
 function parseMetadata(file: string, value: unknown): ReadonlyMap<string, string> {
+  // MLX writes null where it has none, and the reference reads that.
+  if (value === null) return new Map();
   const pairs = isObject(value) ? Object.entries(value) : undefined;
   if (pairs?.every((pair): pair is [string, string] => typeof pair[1] === "string")) return new Map(pairs);
   throw corrupt(file, "its __metadata__ is not a map of strings", "write every metadata value as a string");

@@ -80,6 +80,11 @@ test("reads what the reference library wrote", async () => {
   await opened.close();
 });
 
+test("metadata of null, as MLX writes it, is none", async () => {
+  const { metadata, entries } = await open(file({ __metadata__: null, a: f32(0, 4) }, 4));
+  expect([metadata.size, [...entries.keys()]]).toEqual([0, ["a"]]);
+});
+
 test("half types are rounded as torch rounds them", async () => {
   const opened = await openSafetensors(fixture);
   for (const set of ["corners", "noise"]) {
