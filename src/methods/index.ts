@@ -16,6 +16,7 @@ export { type CalibrateOptions, type Calibration, calibrate } from "./calibratio
 export { callMethod, type LoneMap } from "./call-method.js";
 export { siteConfigSchema } from "./config.js";
 export { checkFingerprint, type Fingerprint, fingerprint } from "./fingerprint.js";
+export * from "./formats/index.js";
 export {
   type FullConfig,
   freeze,
@@ -26,6 +27,7 @@ export {
   unfreeze,
 } from "./full.js";
 export { type LoraConfig, lora, loraMethod } from "./lowrank/lora.js";
+export { type PveraConfig, pvera, pveraMethod } from "./lowrank/pvera.js";
 export type { TensorChangeNorm } from "./measure.js";
 export { type MergeOptions, merge } from "./merge.js";
 export type {
@@ -44,6 +46,7 @@ export type {
   TensorSpec,
   TensorValues,
 } from "./method.js";
+export { type BoftConfig, boft, boftMethod, butterflyOrder } from "./orthogonal/boft.js";
 export { type LoadAdapterOptions, loadPeft } from "./peft/load.js";
 export { savePeft } from "./peft/save.js";
 export {
@@ -61,4 +64,5 @@ export {
   methodNamed,
   methodNames,
 } from "./registry.js";
+export { type RosaConfig, rosa, rosaMethod } from "./sparse/rosa.js";
 export { isTarget, selectTargets, type TargetSelection } from "./targets.js";
