@@ -46,9 +46,11 @@ export const commands: readonly Command[] = [
   }),
   command({
     name: "eval",
-    summary: "loss, perplexity and bits per byte on text",
+    summary: "perplexity on text, scores of answers, tasks of the LM evaluation harness, comparisons",
     schema: evalSchema,
-    example: "tunesmith eval --model MODEL --adapter adapter --data held-out.txt --json",
+    positional: "model",
+    example:
+      "tunesmith eval MODEL --adapter adapter --data answers.jsonl --task generate --metrics exact_match,rougeL",
     run: async (options, context) => (await import("./commands/eval.js")).runEval(options, context),
   }),
   command({

@@ -110,8 +110,9 @@ function optionOf(field: Field): Option {
 
 const isEmpty = (value: unknown) => typeof value === "object" && Object.keys(value ?? {}).length === 0;
 
-function valueName({ kinds, key, choices, verbatim }: Field): string {
+function valueName({ kinds, key, choices, verbatim, several }: Field): string {
   if (choices) return key;
+  if (several) return "files...";
   if (verbatim) return "text";
   if (kinds.has("array of string")) return "a,b";
   if (kinds.has("array of number")) return "1,2";

@@ -3,7 +3,7 @@ import { type LoadDatasetOptions, loadDataset, type TokenizeOptions } from "../d
 import { TunesmithError } from "../errors/index.js";
 import { formatReceipt, loadAdapter } from "../methods/index.js";
 import { type CausalLm, exportOnnx, loadModel, saveModel, type Tokenizer } from "../models/index.js";
-import { bytesIn } from "./config/flags.js";
+import { bytesIn, flagOf } from "./config/flags.js";
 import type { TrainConfig } from "./config/schema.js";
 import { formatBytes, type Progress, type Ui } from "./ui.js";
 
@@ -57,6 +57,12 @@ export async function checkOut(base: CausalLm, folder: string): Promise<void> {
   throw new TunesmithError("file-write-failed", `--out ${folder} is the folder that the model is read from`, {
     fix: "choose another folder",
   });
+}
+
+/** An option that only some uses of a command need. Throws `config-invalid` naming its flag. */
+export function required<T>(value: T | undefined, key: string): T {
+  if (value !== undefined) return value;
+  throw new TunesmithError("config-invalid", `${flagOf(key)} is missing`, { fix: `give ${flagOf(key)}` });
 }
 
 /** The tokenizer of a model; throws `tokenizer-unsupported` when it has none. */

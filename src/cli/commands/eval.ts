@@ -1,4 +1,5 @@
 import { type Pack, paddingId, prepareRows } from "../../data/index.js";
+import { TunesmithError } from "../../errors/index.js";
 import type { Tokenizer } from "../../models/index.js";
 import { createEvaluator, nextToken, nextTokenBatches } from "../../training/index.js";
 import type { Context } from "../command.js";
@@ -8,6 +9,7 @@ import {
   openAdapted,
   packingFor,
   readData,
+  required,
   rowLength,
   sessionOf,
   throwIfAborted,
@@ -15,10 +17,34 @@ import {
   tokenizerOf,
 } from "../work.js";
 
-export async function runEval(config: EvalConfig, { ui, signal }: Context): Promise<void> {
-  const model = await openAdapted(config, ui, signal);
+export async function runEval(config: EvalConfig, context: Context): Promise<void> {
+  const { compare, tasks, task } = config;
+  checkOptions(config);
+  if (compare) return (await import("./eval-compare.js")).runCompare(compare, config, context);
+  if (tasks || task !== "perplexity") return (await import("./eval-tasks.js")).runEvalTasks(config, context);
+  return runPerplexity(config, context);
+}
+
+/** Options of another kind of evaluation would do nothing; they are refused. */
+function checkOptions({ compare, tasks, task, metrics, out, examples, data }: EvalConfig): void {
+  const refuse = (problem: string, fix: string) => {
+    throw new TunesmithError("config-invalid", problem, { fix });
+  };
+  if (tasks && (data !== undefined || task !== "perplexity" || metrics)) {
+    refuse("--tasks brings its own data, task and metrics", "leave out --data, --task and --metrics");
+  }
+  if (!tasks && task === "perplexity" && (metrics || out !== undefined || examples !== undefined)) {
+    refuse("--metrics, --out and --examples need a task", "give --task or --tasks, or leave them out");
+  }
+  if (compare && (tasks || task !== "perplexity")) {
+    refuse("--compare runs no task", "leave out --tasks and --task");
+  }
+}
+
+async function runPerplexity(config: EvalConfig, { ui, signal }: Context): Promise<void> {
+  const model = await openAdapted({ ...config, model: required(config.model, "model") }, ui, signal);
   const tokenizer = tokenizerOf(model);
-  const { rows } = await readData(config.data, config);
+  const { rows } = await readData(required(config.data, "data"), config);
   const length = rowLength(model, config.length);
   const { packs, lengths } = prepareRows(rows, tokenizer, {
     ...tokenizeOptions(config),

@@ -12,6 +12,8 @@ export interface Field {
   readonly optional: boolean;
   /** A list of texts whose items may hold anything, commas too: the flag is given once for each. */
   readonly verbatim: boolean;
+  /** A list whose items follow one another: `--compare a.json b.json`. */
+  readonly several: boolean;
   /** The option can be false: what `--no-...` then says. */
   readonly off: string | undefined;
 }
@@ -61,6 +63,7 @@ export function fieldOf(key: string, schema: z.ZodType): Field {
     fallback,
     optional,
     verbatim: inner.meta()?.verbatim === true,
+    several: inner.meta()?.several === true,
     off: inner.meta()?.off as string | undefined,
   };
 }

@@ -110,9 +110,37 @@ export const trainSchema = z.strictObject({
 export type TrainConfig = z.output<typeof trainSchema>;
 
 export const evalSchema = z.strictObject({
-  model: modelField,
+  model: modelField.optional(),
   ...adapterShape,
-  data: z.string().min(1).describe("JSONL, CSV, TSV or text file, or a folder of source files"),
+  data: z.string().min(1).optional().describe("JSONL, CSV, TSV or text file, or a folder of source files"),
+  task: z
+    .enum(["perplexity", "generate", "choices", "classify", "predictions"])
+    .default("perplexity")
+    .describe("what is asked about each row; predictions: rows hold them already, and no model is needed"),
+  metrics: z.array(z.string()).min(1).optional().describe("scores to compute; default: those of the task"),
+  tasks: z.array(z.string()).min(1).optional().describe("task files of the LM evaluation harness"),
+  compare: z
+    .array(z.string())
+    .meta({ several: true })
+    .length(2)
+    .optional()
+    .describe("two files written by --out: compare the runs"),
+  out: z.string().min(1).optional().describe("file for the results with all examples, as JSON"),
+  examples: z.string().min(1).optional().describe("file for what was asked and answered, as JSONL"),
+  limit: count().optional().describe("only so many rows of each task"),
+  numFewshot: count(0).optional().describe("solved examples before each question, instead of what tasks say"),
+  promptField: z.string().min(1).optional().describe("field with the question; default: by usual names"),
+  targetField: z.string().min(1).optional().describe("field with the answer; default: by usual names"),
+  labels: z.array(z.string()).min(2).optional().describe("names of the classes; default: those in the data"),
+  delimiter: z.string().optional().describe("between question and choice; default: a space"),
+  maxTokens: count().default(64).describe("most tokens of a generated answer"),
+  stop: z
+    .array(z.string().min(1))
+    .meta({ verbatim: true })
+    .default([])
+    .describe("text that ends an answer, default a line end; give it again for another"),
+  resamples: count().default(10_000).describe("resamples of a comparison"),
+  seed: z.number().int().nonnegative().default(0).describe("seed of a comparison"),
   ...runtimeShape,
   ...dataShape,
 });

@@ -96,7 +96,8 @@ async function exists(path: string): Promise<boolean> {
   );
 }
 
-async function readRows(path: string, builder: string): Promise<unknown[]> {
+/** The rows of a data file; lines of a text file. `builder` is `text` for files that are text whatever their name. */
+export async function readRows(path: string, builder: string): Promise<unknown[]> {
   const byName = formatOf(path);
   if (builder === "text" || byName === undefined) {
     const lines = (await readText(path)).split(/\r?\n/);

@@ -97,17 +97,17 @@ describe("task files", () => {
   const base = { task: "t", dataset_path: "json", doc_to_text: "a", doc_to_target: "b" };
 
   test("Python code is refused by name, unless another file replaces it", async () => {
-    expect(await codeOf(() => loadTask(`${FOLDER}/function.yaml`))).toBe("format-unsupported");
-    await expect(loadTask(`${FOLDER}/function.yaml`)).rejects.toThrow(/process_docs.*utils\.clean/s);
-    expect((await loadTask(`${FOLDER}/replaced.yaml`)).doc_to_text).toBe("{{question}}");
+    expect(await codeOf(() => loadTask(`${FOLDER}-invalid/function.yaml`))).toBe("format-unsupported");
+    await expect(loadTask(`${FOLDER}-invalid/function.yaml`)).rejects.toThrow(/process_docs.*utils\.clean/s);
+    expect((await loadTask(`${FOLDER}-invalid/replaced.yaml`)).doc_to_text).toBe("{{question}}");
   });
 
   test("unknown keys and wrong values are named", async () => {
     expect(await codeOf(() => parseTask({ ...base, doc_to_txt: "a" }))).toBe("config-invalid");
     expect(await codeOf(() => parseTask({ ...base, output_type: "essay" }))).toBe("config-invalid");
     expect(await codeOf(() => parseTask({ ...base, doc_to_image: "image" }))).toBe("format-unsupported");
-    expect(await codeOf(() => loadTask(`${FOLDER}/circle.yaml`))).toBe("config-invalid");
-    expect(await codeOf(() => loadTask(`${FOLDER}/nowhere.yaml`))).toBe("file-not-found");
+    expect(await codeOf(() => loadTask(`${FOLDER}-invalid/circle.yaml`))).toBe("config-invalid");
+    expect(await codeOf(() => loadTask(`${FOLDER}-invalid/nowhere.yaml`))).toBe("file-not-found");
   });
 });
 
