@@ -1,5 +1,13 @@
 import { loraMethod } from "./lowrank/lora.js";
+import { pveraMethod } from "./lowrank/pvera.js";
 import type { Method, SiteConfig } from "./method.js";
+import { boftMethod } from "./orthogonal/boft.js";
+import { rosaMethod } from "./sparse/rosa.js";
 
 /** Every method that reparametrises sites; a new one is its file and one line here. */
-export const siteMethods = [loraMethod] as unknown as readonly Method<SiteConfig>[];
+export const siteMethods = [
+  loraMethod,
+  pveraMethod,
+  boftMethod,
+  rosaMethod,
+] as unknown as readonly Method<SiteConfig>[];

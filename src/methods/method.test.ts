@@ -1,3 +1,6 @@
+import { mkdtempSync, readFileSync } from "node:fs";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
 import { expect, test } from "vitest";
 import { z } from "zod";
 import { packExamples } from "../data/index.js";
@@ -6,10 +9,12 @@ import { maxAbsDiff } from "../tensor/index.js";
 import { adamw, train } from "../training/index.js";
 import {
   adapt,
+  loadAdapter,
   lora,
   type Method,
   merge,
   receiptOf,
+  type SiteConfig,
   saveAdapter,
   setActive,
   setScale,
@@ -59,10 +64,17 @@ test.each(["gpt2", "llama"])(
   },
 );
 
-test("a method without a PEFT format is not written as LoRA", async () => {
+test("a method that PEFT does not have is not written as LoRA, and read back by its own name only", async () => {
   const config = schema.parse({ start: 2 });
-  const model = await adapt(await baseModel("llama"), { method: rowScale, config });
-  await expect(saveAdapter(model, "nowhere")).rejects.toMatchObject({ code: "format-unsupported" });
+  const base = await baseModel("llama");
+  const model = await adapt(base, { method: rowScale, config });
+  const folder = mkdtempSync(join(tmpdir(), "tunesmith-own-"));
+  await saveAdapter(model, folder);
+  const written = JSON.parse(readFileSync(join(folder, "adapter_config.json"), "utf8")) as object;
+  expect(written).toMatchObject({ peft_type: "TUNESMITH", method: "row-scale", options: { start: 2 } });
+  await expect(loadAdapter(base, folder)).rejects.toMatchObject({ code: "adapter-invalid" });
+  const loaded = await loadAdapter(base, folder, { methods: [rowScale as unknown as Method<SiteConfig>] });
+  expect((await probeLogits(loaded)).data).toEqual((await probeLogits(model)).data);
 });
 
 test("a method refuses sites that it cannot adapt", async () => {

@@ -133,8 +133,8 @@ export function checkEffect(receipt: Receipt): void {
 
 /** Throws `adapter-invalid` naming the first tensor with a NaN or an infinity. */
 function checkTensors(adapter: Adapter): void {
-  const tensors = [...adapter.parameters].map(
-    ([name, entry]) => [name, entry.tensor.data as Float32Array] as const,
+  const tensors = [...adapter.parameters].flatMap(([name, { tensor }]) =>
+    tensor.dtype === "float32" ? [[name, tensor.data as Float32Array] as const] : [],
   );
   const bad = firstNonFinite(new Map(tensors));
   if (!bad) return;

@@ -1,10 +1,11 @@
 import { z } from "zod";
 import { TunesmithError } from "../../errors/index.js";
 import { qr, randomizedSvd, svd, transpose } from "../../runtime/linalg/index.js";
-import type { InitContext, SiteShape, TensorSpec } from "../method.js";
+import type { InitContext, SiteShape, Statistic, TensorSpec } from "../method.js";
+import { corda } from "./corda.js";
 
 export const loraInitSchema = z.union([
-  z.enum(["default", "gaussian", "pissa", "olora", "orthogonal"]),
+  z.enum(["default", "gaussian", "pissa", "olora", "orthogonal", "corda", "corda_kpm"]),
   z.string().regex(/^pissa_niter_\d+$/, "pissa_niter_N with N power iterations"),
 ]);
 export type LoraInit = z.infer<typeof loraInitSchema>;
@@ -56,10 +57,19 @@ export function loraInits(init: LoraInit, site: SiteShape, rank: number, scale: 
       return joint((context) => orthogonal(context, site, rank), false);
     case "olora":
       return joint((context) => olora(context, site, rank), true);
+    case "corda":
+    case "corda_kpm": {
+      checkRank(rank, Math.min(site.inFeatures, site.outFeatures), site, init);
+      return joint((context) => corda(context, rank, scale, init === "corda" ? "ipm" : "kpm"), true);
+    }
     default:
       return joint((context) => pissa(context, site, rank, scale, init), true);
   }
 }
+
+/** Statistics an initialiser reads. */
+export const loraInitNeeds = (init: LoraInit): readonly Statistic[] =>
+  init === "corda" || init === "corda_kpm" ? ["covariance"] : [];
 
 const asMatrix = (weight: Float32Array, site: SiteShape) => ({
   rows: site.outFeatures,

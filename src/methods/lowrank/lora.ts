@@ -3,8 +3,8 @@ import { TunesmithError } from "../../errors/index.js";
 import { ops, type Value } from "../../graph/index.js";
 import { parseConfig, siteConfigSchema } from "../config.js";
 import type { Adaptation, Method, SiteCall, SiteShape, TensorSpec, TensorValues } from "../method.js";
-import { patternValue } from "../targets.js";
-import { type LoraInit, loraInitSchema, loraInits } from "./lora-init.js";
+import { type LoraInit, loraInitNeeds, loraInitSchema, loraInits } from "./lora-init.js";
+import { loraScale } from "./scale.js";
 
 const schema = siteConfigSchema.extend({
   rank: z.number().int().positive().default(8).describe("rank r of the update"),
@@ -23,13 +23,6 @@ const schema = siteConfigSchema.extend({
 
 /** Configuration of LoRA, after defaults. */
 export type LoraConfig = z.infer<typeof schema>;
-
-/** Rank and scale s of one site. */
-export function loraScale(path: string, config: LoraConfig): { rank: number; scale: number } {
-  const rank = patternValue(config.rankPattern, path, config.rank);
-  const alpha = patternValue(config.alphaPattern, path, config.alpha);
-  return { rank, scale: alpha / (config.rslora ? Math.sqrt(rank) : rank) };
-}
 
 const nameA = (site: SiteShape) => (site.kind === "embedding" ? "lora_embedding_A" : "lora_A");
 const nameB = (site: SiteShape) => (site.kind === "embedding" ? "lora_embedding_B" : "lora_B");
@@ -123,6 +116,7 @@ export const loraMethod = {
   schema,
   kinds: ["linear", "embedding", "conv"],
   tensors,
+  needs: ({ init }) => loraInitNeeds(init as LoraInit),
   weight(weight, values, site, config) {
     const v = additive(weight, values, site, config);
     const magnitude = values.lora_magnitude_vector;

@@ -1,6 +1,6 @@
 import { TunesmithError } from "../../errors/index.js";
 import type { Adapter } from "../adapter.js";
-import type { Adaptation } from "../method.js";
+import type { Adaptation, Method, SiteConfig } from "../method.js";
 import { type PeftConfig, parsePart, peftSchema } from "./config-part.js";
 import type { PeftMapping } from "./mapping.js";
 import { mappingFor } from "./mappings.js";
@@ -22,8 +22,9 @@ const list = (value: string | readonly string[] | null | undefined) =>
 export function adaptationOf(
   config: PeftConfig,
   file: string,
+  methods?: readonly Method<SiteConfig>[],
 ): { readonly adaptation: Adaptation; readonly mapping: PeftMapping } {
-  const mapping = mappingFor(config, file);
+  const mapping = mappingFor(config, file, methods);
   const given = { ...commonOptions(config, mapping, file), ...mapping.options(config, file) };
   const parsed = mapping.method.schema.safeParse(given);
   if (parsed.success) return { mapping, adaptation: { method: mapping.method, config: parsed.data } };

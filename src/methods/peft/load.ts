@@ -11,7 +11,7 @@ import {
 } from "../../tensor/index.js";
 import { type Adapter, createAdapter, type StoredTensor } from "../adapter.js";
 import { checkFingerprint, type Fingerprint } from "../fingerprint.js";
-import type { TensorNumbers, TensorSpec } from "../method.js";
+import type { Method, SiteConfig, TensorNumbers, TensorSpec } from "../method.js";
 import { adaptationOf, parsePeftConfig } from "./config.js";
 import { PREFIX, peftNames, tensorName } from "./names.js";
 
@@ -21,6 +21,8 @@ export interface LoadAdapterOptions {
   readonly name?: string;
   /** Apply it although the base differs from the one it was trained on. Default false. */
   readonly anyBase?: boolean;
+  /** Methods of one's own, for adapters that they wrote. */
+  readonly methods?: readonly Method<SiteConfig>[];
 }
 
 /** Key under which the fingerprint of the base travels in the safetensors metadata. */
@@ -62,6 +64,7 @@ export async function readPeft(
   const { adaptation, mapping } = adaptationOf(
     parsePeftConfig(await readJson(configPath), configPath),
     configPath,
+    options.methods,
   );
   const file = await openAdapterFile(folder);
   try {

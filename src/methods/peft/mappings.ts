@@ -36,14 +36,18 @@ export const mappingOf = (method: Method<SiteConfig>): PeftMapping =>
   mappings.find((mapping) => mapping.method.name === method.name) ?? ownMapping(method);
 
 /** The mapping that answers to a config file. Throws `adapter-invalid`. */
-export function mappingFor(config: Readonly<Record<string, unknown>>, file: string): PeftMapping {
+export function mappingFor(
+  config: Readonly<Record<string, unknown>>,
+  file: string,
+  methods: readonly Method<SiteConfig>[] = [],
+): PeftMapping {
   const peftType = String(config.peft_type);
   const found = mappings.find((mapping) => mapping.peftType === peftType);
   if (found) return found;
-  const method = siteMethods.find(({ name }) => peftType === OWN && name === config.method);
+  const method = [...methods, ...siteMethods].find(({ name }) => peftType === OWN && name === config.method);
   if (method) return ownMapping(method);
   const what = peftType === OWN ? `method '${config.method}'` : `peft_type '${peftType}'`;
   throw new TunesmithError("adapter-invalid", `${file}: ${what} is not supported`, {
-    fix: `supported: ${mappings.map((mapping) => mapping.peftType).join(", ")} (case matters)`,
+    fix: `supported: ${mappings.map((mapping) => mapping.peftType).join(", ")} (case matters); give methods of your own in { methods }`,
   });
 }

@@ -1,0 +1,63 @@
+import { constant, ops, type Value } from "../graph/index.js";
+import { tensor } from "../tensor/index.js";
+
+/** I `[n, n]`. */
+export function identityMatrix(n: number): Value {
+  const data = Float32Array.from({ length: n * n }, (_, at) => (at % (n + 1) === 0 ? 1 : 0));
+  return constant(tensor("float32", [n, n], data));
+}
+
+/** (M − Mᵀ) / 2 of the last two axes. */
+export const skewPart = (m: Value): Value => ops.mul(ops.sub(m, ops.transposeLast(m)), 0.5);
+
+/** Newton's iteration doubles the correct digits; from its safe start it needs about log2(n + ‖A‖²) steps more. */
+const NEWTON_STEPS = 20;
+
+/**
+ * Inverses of square matrices `[..., n, n]` whose singular values lie between 1 and about 300, as those of I + Q with Q
+ * skew: ONNX has no inverse, so by Newton's iteration from Aᵀ / ‖A‖². Its derivative is exact: −A⁻ᵀ·dy·A⁻ᵀ.
+ */
+export function inverse(a: Value): Value {
+  const rank = a.shape.length;
+  const size = ops.reduceSum(ops.square(a), [rank - 2, rank - 1]);
+  const twice = ops.mul(identityMatrix(a.shape[rank - 1] as number), 2);
+  let x = ops.div(ops.transposeLast(a), size);
+  for (let step = 0; step < NEWTON_STEPS; step++) x = ops.matmul(x, ops.sub(twice, ops.matmul(a, x)));
+  return ops.customVjp(x, [a], [x], ({ saved: [found] }, dy) => {
+    const turned = ops.transposeLast(found as Value);
+    return [ops.neg(ops.matmul(ops.matmul(turned, dy), turned))];
+  });
+}
+
+/** Cayley's orthogonal matrices (I − Q)(I + Q)⁻¹ of skew Q `[..., n, n]`; I for Q = 0. */
+export function cayley(q: Value): Value {
+  const one = identityMatrix(q.shape.at(-1) as number);
+  return ops.matmul(ops.sub(one, q), inverse(ops.add(one, q)));
+}
+
+/**
+ * The same by a series of `terms` powers: I + 2·Σ (−Q)ᵏ + (−Q)^(terms−1), for ‖Q‖ < 1 (arXiv 2506.19847); `sign` −1 gives the
+ * inverse rotation, which is what PEFT computes.
+ */
+export function cayleySeries(q: Value, terms: number, sign: 1 | -1 = 1): Value {
+  const step = sign === 1 ? ops.neg(q) : q;
+  let power = step;
+  let sum = ops.add(identityMatrix(q.shape.at(-1) as number), ops.mul(step, 2));
+  for (let k = 2; k < terms; k++) {
+    power = ops.matmul(power, step);
+    sum = ops.add(sum, k === terms - 1 ? power : ops.mul(power, 2));
+  }
+  return sum;
+}
+
+/** The block-diagonal product R·x over the last axis: `x` `[..., d]` with blocks `[d / b, b, b]` gives xRᵀ per block. */
+export function blockRotate(x: Value, blocks: Value): Value {
+  const [count, size] = blocks.shape as [number, number, number];
+  const rows = ops.transpose(ops.reshape(x, [-1, count, size], [x]), [1, 0, 2]);
+  const turned = ops.matmul(rows, ops.transposeLast(blocks));
+  return ops.reshape(ops.transpose(turned, [1, 0, 2]), [-1, count * size], [x]);
+}
+
+/** Columns of `x` `[..., d]` in another order. */
+export const permute = (x: Value, order: readonly number[]): Value =>
+  ops.gather(x, ops.ints(order), x.shape.length - 1);

@@ -1,0 +1,132 @@
+import { mkdtempSync } from "node:fs";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { describe, expect, test } from "vitest";
+import { packExamples } from "../data/index.js";
+import { type CausalLm, initModel, probeIds } from "../models/index.js";
+import { maxAbsDiff } from "../tensor/index.js";
+import { adamw, createStepper, nextToken, nextTokenBatches } from "../training/index.js";
+import { adapt } from "./adapt.js";
+import { type Calibration, calibrate } from "./calibration.js";
+import { siteMethods } from "./catalog.js";
+import { loadAdapter, merge, saveAdapter, setActive, setScale } from "./index.js";
+import type { Method, SiteConfig } from "./method.js";
+import { probeLogits, randomise, relativeDifference } from "./testing/fixtures.js";
+
+/** Options that fit the small model, for methods whose defaults are for large ones. */
+const OPTIONS: Readonly<Record<string, Readonly<Record<string, unknown>>>> = {
+  pvera: { rank: 8 },
+  rosa: { rank: 2, density: 0.05 },
+  boft: { blockSize: 4, factors: 2 },
+};
+
+const PLAN = { batchSize: 2, lengths: [8], padId: 0 };
+const examples = [0, 1].map((row) => ({
+  ids: Int32Array.from(probeIds(40, 8), (id) => (id + row) % 40),
+  lossMask: new Uint8Array(8).fill(1, 1),
+}));
+const packs = packExamples(examples, { length: 8, strategy: "none" });
+
+const base = initModel(
+  {
+    model_type: "llama",
+    vocab_size: 64,
+    hidden_size: 16,
+    intermediate_size: 32,
+    num_hidden_layers: 2,
+    num_attention_heads: 2,
+  },
+  { seed: 2 },
+);
+
+/** What methods that start from data are given. */
+let known: Promise<Calibration> | undefined;
+const calibration = () => {
+  known ??= calibrate(nextToken(base, { ...PLAN, train: packs }), {
+    statistics: ["covariance", "inputMean", "inputMeanAbs", "gradient", "gradientSquare"],
+    batches: 2,
+  });
+  return known;
+};
+
+async function adapted(method: Method<SiteConfig>, name = "default", on: CausalLm = base) {
+  const config = method.schema.parse({ targets: ["q_proj", "down_proj"], ...OPTIONS[method.name] });
+  return adapt(on, { method, config }, { name, seed: 3, calibration: await calibration() });
+}
+
+async function gradientsOf(model: CausalLm) {
+  const stepper = createStepper(nextToken(model, PLAN), { session: { threads: 1 } });
+  const [batch] = [...nextTokenBatches(packs, PLAN)];
+  if (!batch) throw new Error("no batch");
+  try {
+    return (await stepper.run(batch, batch.count, [1])).gradients;
+  } finally {
+    await stepper.close();
+  }
+}
+
+describe.each(siteMethods.map((method) => [method.name, method] as const))("%s", (_, method) => {
+  test("starts as the base, for every seed", async () => {
+    const before = await probeLogits(base);
+    expect(relativeDifference(await probeLogits(await adapted(method)), before)).toBeLessThan(1e-5);
+  });
+
+  test("every trained tensor is finite and gets a gradient once it has moved", async () => {
+    const model = randomise(await adapted(method), 1, 0.05);
+    const gradients = await gradientsOf(model);
+    expect(gradients.size).toBeGreaterThan(0);
+    for (const [name, gradient] of gradients) {
+      expect(gradient.every(Number.isFinite), name).toBe(true);
+      expect(
+        gradient.some((value) => value !== 0),
+        name,
+      ).toBe(true);
+    }
+  });
+
+  test("merged, it computes what it computes apart; off, the base; half strength, something between", async () => {
+    const model = randomise(await adapted(method), 1, 0.05);
+    const apart = await probeLogits(model);
+    const plain = await probeLogits(base);
+    expect(relativeDifference(apart, plain)).toBeGreaterThan(1e-4);
+    expect(relativeDifference(await probeLogits(await merge(model)), apart)).toBeLessThan(1e-4);
+    expect(maxAbsDiff(await probeLogits(setActive(model, [])), plain)).toBe(0);
+    setScale(model, "default", 0.5);
+    const half = await probeLogits(model);
+    expect(relativeDifference(half, apart)).toBeGreaterThan(1e-6);
+    expect(relativeDifference(await probeLogits(await merge(model)), half)).toBeLessThan(1e-4);
+  });
+
+  test("saved and loaded, it is the same", async () => {
+    const model = randomise(await adapted(method), 1, 0.05);
+    const folder = mkdtempSync(join(tmpdir(), `tunesmith-${method.name}-`));
+    await saveAdapter(model, folder);
+    const loaded = await loadAdapter(base, folder);
+    expect(relativeDifference(await probeLogits(loaded), await probeLogits(model))).toBeLessThan(1e-5);
+  });
+
+  test("beside an adapter of another method, each does its part", async () => {
+    const other = siteMethods.find(({ name }) => name !== method.name);
+    if (!other) throw new Error("only one method");
+    const first = randomise(await adapted(method, "one"), 1, 0.05);
+    const both = await adapted(other, "two", first);
+    expect(relativeDifference(await probeLogits(both), await probeLogits(first))).toBeLessThan(1e-5);
+    randomise(both, 2, 0.05);
+    const stacked = await probeLogits(both);
+    expect(relativeDifference(await probeLogits(await merge(both)), stacked)).toBeLessThan(1e-4);
+  });
+});
+
+test("an optimiser step over every method changes its parameters", async () => {
+  for (const method of siteMethods) {
+    const model = randomise(await adapted(method), 1, 0.05);
+    const gradients = await gradientsOf(model);
+    const params = new Map(
+      [...gradients.keys()].map((name) => [name, model.parameters.get(name)?.tensor.data as Float32Array]),
+    );
+    const before = new Map([...params].map(([name, data]) => [name, data.slice()]));
+    const optimizer = adamw({ lr: 1e-2 });
+    optimizer.step(params, gradients, optimizer.init(params), { step: 1 });
+    for (const [name, data] of params) expect(data, name).not.toEqual(before.get(name));
+  }
+});
