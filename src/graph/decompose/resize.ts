@@ -40,7 +40,8 @@ function sourcePosition(mode: string, axis: Axis, i: number, node: Node): number
   }
 }
 
-function nearest(mode: string, x: number): number {
+/** The whole position for a fractional one, by ONNX's `nearest_mode`. */
+export function nearest(mode: string, x: number): number {
   const floor = Math.floor(x);
   if (mode === "floor") return floor;
   if (mode === "ceil") return Math.ceil(x);

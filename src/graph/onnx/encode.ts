@@ -65,13 +65,20 @@ interface Encoding {
 }
 
 /** Operators younger than opset 21. */
-const INTRODUCED: Readonly<Record<string, number>> = {
+export const INTRODUCED: Readonly<Record<string, number>> = {
   RMSNormalization: 23,
   RotaryEmbedding: 23,
   Attention: 23,
   Swish: 24,
   TensorScatter: 24,
 };
+
+/** The operator set a node needs, inputs and attributes of younger versions included. */
+export function introduced(node: Pick<Node, "op" | "inputs" | "attrs">): number {
+  if (node.op === "Attention" && (node.attrs.left_window_size || node.attrs.right_window_size)) return 25;
+  if (node.op === "Attention" && node.inputs[6]) return 24;
+  return INTRODUCED[node.op] ?? 0;
+}
 
 /**
  * The graph as a complete ONNX model file. Edge names are kept where they are unique, inputs and outputs are called
@@ -225,7 +232,7 @@ function edge(encoding: Encoding, value: Value | undefined): string {
 
 function nodeMessage(node: Node, encoding: Encoding): NodeProto {
   encoding.domains.add(node.domain);
-  if (node.domain === "") encoding.newest = Math.max(encoding.newest, INTRODUCED[node.op] ?? 0);
+  if (node.domain === "") encoding.newest = Math.max(encoding.newest, introduced(node));
   const name = encoding.nodes.claim(node.name ?? nodePath(node.scope, node.op));
   node.outputs.forEach((value, index) => {
     if (encoding.names.has(value)) return;

@@ -1,23 +1,22 @@
-import { TunesmithError } from "../../errors/index.js";
 import { tensor } from "../../tensor/index.js";
 import { constant, op, withScope } from "../create.js";
 import { normalAxis } from "../dims.js";
 import { numbersOf } from "../ints.js";
 import { cast, ints, scalar } from "../ops/index.js";
-import type { Attr, Attrs, Value } from "../types.js";
-
-/** An operator about to be created. */
-export interface OpCall {
-  readonly op: string;
-  readonly inputs: readonly (Value | undefined)[];
-  readonly attrs: Attrs;
-  readonly outputs: number;
-}
-
-/** A call in newer form, or the outputs when it became several nodes. */
-export type Upgraded = OpCall | readonly (Value | undefined)[];
-
-type Rule = (call: OpCall, version: number) => Upgraded;
+import type { Attrs, Value } from "../types.js";
+import {
+  floatOf,
+  intOf,
+  intsOf,
+  listOf,
+  type OpCall,
+  operand,
+  type Rule,
+  type Upgraded,
+  unsupported,
+  without,
+} from "./upgrade-call.js";
+import { batchNormalization, dequantizedType, resizeInputs, spaceToDepth } from "./upgrade-compound.js";
 
 /**
  * Brings an operator of an older ONNX operator set to the form of opset 21, so that everything above knows one form
@@ -40,31 +39,6 @@ export function upgrade(call: OpCall, version: number, scope: string): Upgraded 
 }
 
 const ALWAYS = Number.POSITIVE_INFINITY;
-
-const intOf = (attr: Attr | undefined, fallback: number) => (attr && "i" in attr ? Number(attr.i) : fallback);
-const intsOf = (attr: Attr | undefined) => (attr && "ints" in attr ? attr.ints.map(Number) : undefined);
-const floatOf = (attr: Attr | undefined, fallback: number) => (attr && "f" in attr ? attr.f : fallback);
-
-/** An int-list attribute as a tensor, exactly: slice ends are often 2^63 - 1, which a number rounds up. */
-function listOf(attr: Attr | undefined): Value | undefined {
-  if (!attr || !("ints" in attr)) return undefined;
-  return constant(tensor("int64", [attr.ints.length], BigInt64Array.from(attr.ints, BigInt)));
-}
-
-function without(attrs: Attrs, ...names: string[]): Attrs {
-  return Object.fromEntries(Object.entries(attrs).filter(([name]) => !names.includes(name)));
-}
-
-function operand(call: OpCall, index: number): Value {
-  const value = call.inputs[index];
-  if (value) return value;
-  throw new TunesmithError("graph-invalid", `${call.op}: input ${index} is missing`);
-}
-
-const unsupported = (call: OpCall, what: string) =>
-  new TunesmithError("attribute-unsupported", `${call.op}: ${what} of an old operator set`, {
-    fix: "export the model again with a current exporter",
-  });
 
 const drop =
   (...names: string[]): Rule =>
@@ -169,24 +143,6 @@ const oldResize: Rule = (call) => ({
   inputs: [operand(call, 0), undefined, operand(call, 1)],
   attrs: { ...call.attrs, ...OLD_RESIZE },
 });
-
-/** Empty `roi`, `scales` and `sizes` mean absent. */
-const resizeInputs: Rule = (call) => {
-  const [x, ...rest] = call.inputs;
-  const mode = call.attrs.coordinate_transformation_mode;
-  if (mode && "s" in mode && mode.s === "tf_half_pixel_for_nn")
-    throw unsupported(call, "the mode tf_half_pixel_for_nn");
-  const present = rest.map((value) =>
-    value?.source.kind === "constant" && value.shape[0] === 0 ? undefined : value,
-  );
-  return { ...call, inputs: [x, ...present] };
-};
-
-const batchNormalization: Rule = (call) => {
-  if (intOf(call.attrs.spatial, 1) === 0) throw unsupported(call, "spatial=0");
-  const attrs = without(call.attrs, "spatial", "is_test", "consumed_inputs");
-  return { ...call, attrs, outputs: 1 };
-};
 
 const splitSizes: Rule = (call, version) => {
   const listed = listToInput("split", 1)(call, version) as OpCall;
@@ -346,7 +302,6 @@ const RULES: Table = {
   BatchNormalization: [[14, batchNormalization]],
   Gemm: [[7, drop("broadcast")]],
   Reshape: [[5, reshapeAttribute]],
-  Cast: [[6, castName]],
   Concat: [[4, concatAxis]],
   Scatter: [[ALWAYS, rename("ScatterElements")]],
   GroupNormalization: [[21, groupNormalization]],
@@ -355,6 +310,15 @@ const RULES: Table = {
   Tile: [[6, tile]],
   Scan: [[9, oldScan]],
   RoiAlign: [[16, roiAlign]],
+  SpaceToDepth: [[ALWAYS, spaceToDepth]],
+  DequantizeLinear: [[ALWAYS, dequantizedType]],
+  QuantizeLinear: [[ALWAYS, drop("precision")]],
+  Range: [[ALWAYS, drop("stash_type")]],
+  Cast: [
+    [6, castName],
+    [ALWAYS, drop("round_mode")],
+  ],
+  CastLike: [[ALWAYS, drop("round_mode")]],
   DFT: [[20, dft]],
   ImageScaler: [[ALWAYS, imageScaler]],
   Crop: [[ALWAYS, crop]],
@@ -363,3 +327,6 @@ const RULES: Table = {
   ParametricSoftplus: [[ALWAYS, scaledActivation("Softplus")]],
   ...each("RNN GRU LSTM", [7, drop("output_sequence")]),
 };
+
+/** The operator sets below which an operator is rewritten; infinity where it always is. */
+export const upgradedBelow = (name: string): readonly number[] => (RULES[name] ?? []).map(([below]) => below);
