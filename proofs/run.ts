@@ -2,11 +2,12 @@
 import { mkdirSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { dAdaptationProof } from "./d-adaptation.js";
+import { fastForwardProof } from "./fast-forward.js";
 import { loraProof } from "./lora.js";
 import { holds, type Proof } from "./proof.js";
 
 /** Every experiment; a new one is its file and one line here. */
-const proofs: readonly Proof[] = [loraProof(), dAdaptationProof()];
+const proofs: readonly Proof[] = [loraProof(), dAdaptationProof(), fastForwardProof()];
 
 const wanted = process.argv.slice(2);
 const unknown = wanted.find((name) => !proofs.some((proof) => proof.name === name));
