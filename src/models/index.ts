@@ -47,6 +47,8 @@ export * from "./tokenizer/index.js";
 export type {
   AnyModel,
   CausalLm,
+  DecoderSizes,
+  DecodingInputs,
   InputSpec,
   Inputs,
   InputsOf,

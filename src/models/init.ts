@@ -35,11 +35,15 @@ export function initModel(config: Readonly<Record<string, unknown>>, options: In
   const origin = options.origin ?? "model";
   const definition = architectureFor(String(config.model_type), origin);
   const settings = parseConfig(definition, config, origin);
-  const std = typeof config.initializer_range === "number" ? config.initializer_range : INITIALIZER_RANGE;
+  const std = initializerRange(config);
   const { layers } = definition.sizes(settings);
   const weights = freshWeights(definition.weightSpecs(settings), { std, layers, seed: options.seed ?? 0 });
   return causalLm(config, weights, options);
 }
+
+/** The standard deviation of fresh matrices that a config asks for. */
+export const initializerRange = (config: Readonly<Record<string, unknown>>): number =>
+  typeof config.initializer_range === "number" ? config.initializer_range : INITIALIZER_RANGE;
 
 /** Fresh weights by their specifications; those of the residual stream are divided by sqrt(2 * layers). */
 export function freshWeights(
@@ -48,7 +52,7 @@ export function freshWeights(
 ): Weights {
   return new Map(
     specs.map((spec): [string, Value] => {
-      const scale = spec.init === "residual" ? std / Math.sqrt(2 * layers) : std;
+      const scale = spec.std ?? (spec.init === "residual" ? std / Math.sqrt(2 * layers) : std);
       return [spec.name, constant(fresh(spec, scale, seed), spec.name)];
     }),
   );

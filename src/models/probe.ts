@@ -28,12 +28,14 @@ export const staticInputs = (batch: number, length: number): LmInputs => ({
 /** Sizes of named axes; what is not named takes the model's probe size. */
 export type AxisSizes = Readonly<Record<string, number>>;
 
+type TensorShape = Pick<TensorModel, "inputs" | "probeAxes">;
+
 /** The shape of an input with every axis a number. */
-export const inputShape = (model: TensorModel, spec: InputSpec, axes: AxisSizes = {}): number[] =>
+export const inputShape = (model: TensorShape, spec: InputSpec, axes: AxisSizes = {}): number[] =>
   spec.shape.map((dim) => (typeof dim === "number" ? dim : (axes[dim] ?? model.probeAxes[dim] ?? 1)));
 
 /** Fresh inputs of a tensor model of static shape, each named as the model names it. */
-export const tensorInputs = (model: TensorModel, axes: AxisSizes = {}, training = false): TensorInputs => ({
+export const tensorInputs = (model: TensorShape, axes: AxisSizes = {}, training = false): TensorInputs => ({
   values: Object.fromEntries(
     model.inputs.map((spec) => [spec.name, input(spec.name, spec.dtype, inputShape(model, spec, axes))]),
   ),

@@ -2,7 +2,8 @@ import { TunesmithError } from "../errors/index.js";
 import type { TensorDescription, Wanted } from "./architectures/definition.js";
 import { type AnyTensorArchitecture, tensorArchitectures } from "./architectures/index.js";
 import { parseConfig, unsupportedType } from "./causal-lm.js";
-import { freshWeights } from "./init.js";
+import { freshWeights, initializerRange } from "./init.js";
+import { tensorInputs } from "./probe.js";
 import type { TensorInputs, TensorModel, Weights } from "./types.js";
 import { weightReader } from "./weights.js";
 
@@ -32,34 +33,54 @@ export function tensorModel(
   options: TensorModelOptions = {},
 ): TensorModel {
   const origin = options.origin ?? "model";
-  const definition = tensorArchitectureFor(String(given.model_type), origin);
+  const definition = tensorArchitectureFor(modelTypeOf(given), origin);
+  if (options.part !== undefined) return partModel(definition, given, weights, options.part, options);
   const config = withLabels(given, options.labels);
   const settings = parseConfig(definition, config, origin);
-  const renamed = new Map(
-    [...weights].map(
-      ([name, value]) => [definition.rename?.(name, settings, weights) ?? name, value] as const,
-    ),
-  );
+  const renamed = renameAll(definition, settings, weights);
   const own = definition.taskOf(settings, renamed);
   const task = taskFor(definition, own, options.task, origin);
-  const named = withHead(definition, settings, renamed, task, options, origin);
+  const complete = withHead({ definition, settings, weights: renamed, own, task }, options, origin);
   const description: TensorDescription = definition.describe(settings, task);
+  const named = onlyUsed(definition, settings, complete, description, origin);
   return {
     ...description,
     ...(description.labels ? { labels: description.labels } : {}),
-    architecture: String(given.model_type),
+    architecture: modelTypeOf(given),
     weights: named,
     parameters: new Map(),
     config,
     tokenizer: options.tokenizer,
     origin: options.origin,
     build(inputs: TensorInputs) {
-      const reader = weightReader(named, origin);
-      const outputs = definition.build(settings, reader, inputs, task);
-      checkUsed(reader.unused(), definition.ignored, origin, String(given.model_type));
-      return outputs;
+      return definition.build(settings, weightReader(named, origin), inputs, task);
     },
   } as TensorModel;
+}
+
+/** What a config calls its architecture: `model_type`, or `_class_name` in those of diffusers. */
+export const modelTypeOf = ({ model_type, _class_name }: Readonly<Record<string, unknown>>): string =>
+  String(model_type ?? _class_name);
+
+/** One part of a model, with its own config and tensors. */
+function partModel(
+  { parts = {} }: AnyTensorArchitecture,
+  given: Readonly<Record<string, unknown>>,
+  weights: Weights,
+  name: string,
+  options: TensorModelOptions,
+): TensorModel {
+  const part = Object.hasOwn(parts, name) ? parts[name] : undefined;
+  if (!part) {
+    const known = Object.keys(parts).join(", ");
+    throw new TunesmithError(
+      "config-invalid",
+      `${options.origin ?? "model"}: ${modelTypeOf(given)} has no part '${name}'`,
+      { fix: known ? `its parts: ${known}` : "leave `part` out: it can only be loaded as a whole" },
+    );
+  }
+  const own = new Map([...weights].filter(([key]) => part.keeps(key)));
+  return tensorModel(part.config(given), own, { ...options, part: undefined });
 }
 
 /** A config for other classes: `id2label`, `label2id` and `num_labels` as the field writes them. */
@@ -91,27 +112,46 @@ function taskFor(
   });
 }
 
+function renameAll(
+  definition: AnyTensorArchitecture,
+  settings: Record<string, unknown>,
+  weights: Weights,
+  task?: TensorModel["task"],
+): Weights {
+  const rename = (name: string) => definition.rename?.(name, settings, weights, task) ?? name;
+  return new Map([...weights].map(([name, value]) => [rename(name), value] as const));
+}
+
+interface Heads {
+  readonly definition: AnyTensorArchitecture;
+  readonly settings: Record<string, unknown>;
+  readonly weights: Weights;
+  /** The task the file is for, and the one it is wanted for. */
+  readonly own: TensorModel["task"];
+  readonly task: TensorModel["task"];
+}
+
 /**
  * The weights a task needs: those there are, and a fresh head where the file has none, or one for other classes. Only
  * tensors that the file's own task does not need may be fresh, so that a hole in a checkpoint is an error.
  */
 function withHead(
-  definition: AnyTensorArchitecture,
-  settings: Record<string, unknown>,
-  weights: Weights,
-  task: TensorModel["task"],
+  { definition, settings, weights, own, task }: Heads,
   { labels, seed = 0 }: Wanted,
   origin: string,
 ): Weights {
-  const own = definition.taskOf(settings, weights);
-  const bodyNames = new Set(definition.weightSpecs(settings, own).map(({ name }) => name));
-  const result = new Map(weights);
-  for (const spec of definition.weightSpecs(settings, task)) {
-    const found = weights.get(spec.name)?.shape;
+  const rename = (name: string) => definition.rename?.(name, settings, weights, task) ?? name;
+  const ownNames = new Set(definition.weightSpecs(settings, own).map(({ name }) => rename(name)));
+  const result = new Map(renameAll(definition, settings, weights, task));
+  const specs = definition.weightSpecs(settings, task);
+  const std = initializerRange(settings);
+  for (const spec of specs) {
+    const found = result.get(spec.name)?.shape;
     if (found && found.join() === spec.shape.join()) continue;
-    const isHead = !bodyNames.has(spec.name) || (labels !== undefined && spec.head === true);
-    if (isHead) for (const [name, value] of freshWeights([spec], { seed })) result.set(name, value);
-    else if (found) {
+    const isHead = !ownNames.has(spec.name) || (found && labels !== undefined && spec.head === true);
+    if (isHead) {
+      for (const [name, value] of freshWeights([spec], { seed, std })) result.set(name, value);
+    } else if (found) {
       throw new TunesmithError(
         "shape-mismatch",
         `${origin}: tensor '${spec.name}' is [${found.join(", ")}], config.json asks for [${spec.shape.join(", ")}]`,
@@ -123,9 +163,24 @@ function withHead(
     }
   }
   // Heads of other tasks have no place in this one's graph.
-  const used = new Set(definition.weightSpecs(settings, task).map(({ name }) => name));
-  for (const name of bodyNames) if (!used.has(name)) result.delete(name);
+  const used = new Set(specs.map(({ name }) => name));
+  for (const name of ownNames) if (!used.has(name)) result.delete(name);
   return result;
+}
+
+/** The weights that the forward pass reads. What is left over must be known to be needless. */
+function onlyUsed(
+  definition: AnyTensorArchitecture,
+  settings: Record<string, unknown>,
+  weights: Weights,
+  description: TensorDescription,
+  origin: string,
+): Weights {
+  const reader = weightReader(weights, origin);
+  definition.build(settings, reader, tensorInputs(description), description.task);
+  const unused = new Set(reader.unused());
+  checkUsed([...unused], definition.ignored, origin, String(definition.modelTypes[0]));
+  return new Map([...weights].filter(([name]) => !unused.has(name)));
 }
 
 function checkUsed(unused: readonly string[], ignored: RegExp, origin: string, modelType: string): void {

@@ -155,9 +155,14 @@ export interface InputSpec {
   readonly fill?: number;
 }
 
+/** Where the decoder of a sequence-to-sequence model continues: places of its new tokens, and keys and values before them. */
+export type DecodingInputs = Required<Pick<LmInputs, "positions" | "segments" | "past">>;
+
 /** What a tensor model's forward pass reads, by input name. */
 export interface TensorInputs {
   readonly values: Readonly<Record<string, Value>>;
+  /** Default: `decoder_input_ids` is the whole row. */
+  readonly decoding?: DecodingInputs;
   /** Lay the graph for training: dropout masks become inputs. Default false. */
   readonly training?: boolean;
 }
@@ -167,8 +172,22 @@ export interface TensorOutputs {
   readonly values: Readonly<Record<string, Value>>;
   /** Activations entering each block, and leaving the last: where a run may start, or be recomputed. May be empty. */
   readonly boundaries: readonly Value[];
+  /** Of a decoder: its own keys and values including the past, and those it reads from the encoder's output. */
+  readonly decoding?: { readonly present: readonly KeyValue[]; readonly cross: readonly KeyValue[] };
   /** Scalar that methods add to the loss while training. */
   readonly penalty?: Value;
+}
+
+/** Sizes of the decoder of a sequence-to-sequence model. */
+export interface DecoderSizes {
+  readonly vocabSize: number;
+  readonly layers: number;
+  readonly kvHeads: number;
+  readonly headDim: number;
+  /** Longest position; infinity where there is none. */
+  readonly maxPositions: number;
+  /** The token that a row begins with. */
+  readonly startId: number;
 }
 
 /** Any model that is not a causal language model: named tensors in, named tensors out. */
@@ -178,6 +197,8 @@ export interface TensorModel extends ModelBase<Exclude<Task, "causal-lm">, Tenso
   readonly probeAxes: Readonly<Record<string, number>>;
   /** Names of classes, where the model has any. */
   readonly labels?: readonly string[];
+  /** Of sequence-to-sequence models. */
+  readonly decoder?: DecoderSizes;
 }
 
 export type Model = CausalLm | TensorModel;

@@ -1,5 +1,6 @@
 import type { z } from "zod";
 import type {
+  DecoderSizes,
   InputSpec,
   LmInputs,
   LmOutputs,
@@ -42,6 +43,7 @@ export interface TensorDescription {
   /** Targets an adapter takes when none are named (Hugging Face PEFT's table, where it has the architecture). */
   readonly defaultTargets: readonly string[];
   readonly labels?: readonly string[] | undefined;
+  readonly decoder?: DecoderSizes | undefined;
 }
 
 /** What is asked of a checkpoint beyond what it holds. */
@@ -52,6 +54,16 @@ export interface Wanted {
   readonly labels?: number | readonly string[] | undefined;
   /** Seed of a fresh head. Default 0. */
   readonly seed?: number | undefined;
+  /** One part of a model that has several, by itself: `text` or `vision` of CLIP. */
+  readonly part?: string | undefined;
+}
+
+/** A part of a model that can stand alone. */
+export interface ArchitecturePart {
+  /** Its own `config.json`. */
+  config(whole: Readonly<Record<string, unknown>>): Readonly<Record<string, unknown>>;
+  /** Whether a tensor of the whole belongs to it. */
+  keeps(name: string): boolean;
 }
 
 /** One file per family of tensor models: how to read its config, what it reads and gives, and how to lay its graph. */
@@ -66,8 +78,19 @@ export interface TensorArchitecture<Config extends Record<string, unknown>> {
   /** The task a checkpoint is for, by its tensors and `architectures` of its config. */
   taskOf(config: Config, weights: Weights): TensorModel["task"];
   describe(config: Config, task: TensorModel["task"]): TensorDescription;
-  /** Brings names of the many checkpoints to those that `build` reads (a missing or foreign prefix, old spellings). */
-  rename?(name: string, config: Config, weights: Weights): string;
+  /**
+   * Brings names of the many checkpoints to those that `build` reads (a missing or foreign prefix, old spellings). It is
+   * asked twice: first to find the checkpoint's task, then for the task that is wanted.
+   */
+  rename?(name: string, config: Config, weights: Weights, task?: TensorModel["task"]): string;
+  /**
+   * The config that names and shapes of a state dict without one stand for; undefined when they are another
+   * architecture's, or could be of several networks.
+   */
+  recognise?(weights: Weights): Readonly<Record<string, unknown>> | undefined;
+  readonly parts?: Readonly<Record<string, ArchitecturePart>>;
+  /** The class in transformers that a saved model of a task is loaded with; without it such models cannot be saved. */
+  className?(config: Config, task: TensorModel["task"]): string;
   /** Every tensor for a task, heads included: what a fresh model, or a fresh head, is made of. */
   weightSpecs(config: Config, task: TensorModel["task"]): WeightSpec[];
   build(

@@ -18,10 +18,12 @@ const ACTIVATIONS: Readonly<Record<string, (x: Value) => Value>> = {
   silu: ops.silu,
   swish: ops.silu,
   relu: ops.relu,
+  relu6: (x) => ops.clip(x, 0, 6),
   gelu: (x) => ops.gelu(x),
   gelu_new: (x) => ops.gelu(x, "tanh"),
   gelu_pytorch_tanh: (x) => ops.gelu(x, "tanh"),
   gelu_fast: (x) => ops.gelu(x, "tanh"),
+  quick_gelu: (x) => ops.mul(x, ops.sigmoid(ops.mul(x, 1.702))),
 };
 
 /** The activation a config names; throws `architecture-unsupported` for one we lack. */

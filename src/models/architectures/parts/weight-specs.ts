@@ -9,6 +9,8 @@ export interface WeightSpec {
   readonly name: string;
   readonly shape: readonly number[];
   readonly init: WeightInit;
+  /** Standard deviation of a `normal` start. Default: the config's `initializer_range`. */
+  readonly std?: number;
   /** Part of a head: made anew for other classes. */
   readonly head?: boolean;
 }
