@@ -1,4 +1,5 @@
 export * from "./checkpoint.js";
+export type { Field } from "./collate-fields.js";
 export * from "./early-stopping.js";
 export {
   createEvaluator,
@@ -37,5 +38,13 @@ export type {
 export * from "./optim/index.js";
 export * from "./scores/index.js";
 export { createStepper, type Stepper, type StepperOptions } from "./stepper.js";
+export {
+  type ExampleSource,
+  type LossInputs,
+  type TensorExample,
+  type TensorLoss,
+  type TensorObjectiveOptions,
+  tensorObjective,
+} from "./tensor-objective.js";
 export * from "./tracking/index.js";
 export { type TrainOptions, train } from "./train.js";
