@@ -5,8 +5,20 @@
  *     node scripts/run-ts.mjs scripts/reference/check_written_containers.ts .cache/containers
  *     python scripts/reference/check_written_containers.py .cache/containers
  */
-import { joinPath, makeDir } from "#io";
-import { castTensor, tensor, writeGguf, writeNpz, writeOnnxAdapter } from "../../src/tensor/index.js";
+
+import { readFileSync } from "node:fs";
+import { joinPath, makeDir, writeFileAtomic } from "#io";
+import { fromMlx, toMlx } from "../../src/methods/index.js";
+import {
+  castTensor,
+  loadAll,
+  openSafetensors,
+  tensor,
+  writeGguf,
+  writeNpz,
+  writeOnnxAdapter,
+  writeSafetensors,
+} from "../../src/tensor/index.js";
 
 const folder = process.argv[2];
 if (!folder) throw new Error("give the folder to write into");
@@ -41,3 +53,16 @@ const arrays = [
 ] as const;
 await writeNpz(joinPath(folder, "a.npz"), arrays);
 await writeNpz(joinPath(folder, "b.npz"), arrays, { compress: true, fortran: true });
+
+// An adapter of MLX-LM, read and written again.
+const source = "fixtures/adapter-formats/mlx";
+const file = await openSafetensors(joinPath(source, "adapters.safetensors"));
+const given = JSON.parse(readFileSync(joinPath(source, "adapter_config.json"), "utf8"));
+const mlx = toMlx(fromMlx({ tensors: await loadAll({ tensors: file.entries }), config: given }), {
+  layers: 3,
+});
+await makeDir(joinPath(folder, "mlx"));
+await writeSafetensors(joinPath(folder, "mlx", "adapters.safetensors"), mlx.tensors, {
+  metadata: { format: "mlx" },
+});
+await writeFileAtomic(joinPath(folder, "mlx", "adapter_config.json"), JSON.stringify(mlx.config));

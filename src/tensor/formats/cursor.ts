@@ -11,6 +11,8 @@ class OutOfBytes extends Error {}
 
 /** Little-endian reading of a file's beginning; every read is checked against the bytes there are. */
 export interface Cursor {
+  /** Name of the file, for messages. */
+  readonly file: string;
   /** Counted from the start of the bytes. */
   readonly position: number;
   /** Bytes from the position to the end of the file, read already or not. */
@@ -81,6 +83,7 @@ function cursorOver(bytes: Uint8Array, whole: number, file: string, format: stri
     return bytes.subarray(at, at + length);
   };
   return {
+    file,
     get position() {
       return position;
     },

@@ -7,7 +7,7 @@ export {
   writeGguf,
 } from "./gguf/index.js";
 export { type JsonTensors, parseJsonTensors } from "./json-tensors.js";
-export { encodeNpy, type NpyOptions, openNpy } from "./npy.js";
+export { encodeNpy, type NpyFile, type NpyOptions, openNpy } from "./npy.js";
 export { encodeNpz, type NpzFile, type NpzOptions, openNpz, writeNpz } from "./npz.js";
 export {
   encodeOnnxAdapter,

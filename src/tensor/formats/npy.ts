@@ -1,6 +1,7 @@
-import type { ByteSource } from "#io";
+import { type ByteSource, type FileLocation, openFile } from "#io";
 import type { TunesmithError } from "../../errors/index.js";
 import { corrupt } from "../safetensors/header.js";
+import { isSource } from "../safetensors/reader.js";
 import { bytesOf, elementCount, type Tensor } from "../tensor.js";
 import { type Cursor, parseGrowing } from "./cursor.js";
 import { decodeNumpy, encodeTexts, type NumpyType, numpyBytes, numpyDescr, numpyType } from "./npy-dtype.js";
@@ -88,26 +89,38 @@ function truncated(name: string, wanted: number, found: number): TunesmithError 
   );
 }
 
+/** An open `.npy` file. */
+export interface NpyFile {
+  readonly name: string;
+  readonly array: StoredTensor;
+  close(): Promise<void>;
+}
+
 /**
- * Reads a numpy `.npy` file: numbers and booleans of either byte order and either memory order, and fixed-width text, which
- * becomes a `string` tensor. The result is row-major.
+ * Opens a numpy `.npy` file: numbers and booleans of either byte order and either memory order, and fixed-width text, which
+ * becomes a `string` tensor. The array is row-major once it is loaded.
  *
  * Throws `file-corrupt`, and `dtype-unsupported` for Python objects, dates, complex numbers and records.
  *
- * @param source The open file; it is not closed.
+ * @param location A path, URL, `Blob`, or an open source (which `close()` then closes).
  * @example
  * ```ts
  * import { loadStored, openNpy } from "tunesmith/tensor";
- * import type { ByteSource } from "tunesmith";
- * const meanOf = async (source: ByteSource) => {
- *   const { data } = await loadStored(await openNpy(source));
- *   return Number(data[0]);
- * };
+ * const file = await openNpy("embeddings.npy");
+ * const { dtype, shape, data } = await loadStored(file.array);
+ * await file.close();
  * ```
  */
-export async function openNpy(source: ByteSource): Promise<StoredTensor> {
-  const header = await parseGrowing(source, 0, "npy", (cursor) => parseNpyHeader(cursor, source.name));
-  return storedNpy(source, 0, header, source.size, source.name);
+export async function openNpy(location: FileLocation | ByteSource): Promise<NpyFile> {
+  const source = isSource(location) ? location : await openFile(location);
+  try {
+    const header = await parseGrowing(source, 0, "npy", (cursor) => parseNpyHeader(cursor, source.name));
+    const array = storedNpy(source, 0, header, source.size, source.name);
+    return { name: source.name, array, close: () => source.close() };
+  } catch (error) {
+    await source.close();
+    throw error;
+  }
 }
 
 export interface NpyOptions {

@@ -13,13 +13,13 @@ import {
   type TensorRef,
   tensor,
 } from "../index.js";
-import { expectedOf, fixtureBytes, fixtureSource, fuzz, spelled } from "./testing.js";
+import { expectedOf, fixtureBytes, fixturePath, fuzz, spelled } from "./testing/fixtures.js";
 
 const dtypeNames: Readonly<Record<string, string>> = { "<U5": "string", "|S2": "string", ">f4": "float32" };
 
 test.each(["arrays.npz", "compressed.npz"])("%s reads as numpy reads it", async (name) => {
-  const file = await openNpz(fixtureSource(name));
-  const expected = expectedOf("arrays");
+  const file = await openNpz(fixturePath(name));
+  const expected = await expectedOf("arrays");
   expect([...file.tensors.keys()].sort()).toEqual(expected.map((entry) => entry.name).sort());
   for (const entry of expected) {
     const loaded = await file.read(entry.name);
@@ -31,7 +31,7 @@ test.each(["arrays.npz", "compressed.npz"])("%s reads as numpy reads it", async 
 });
 
 test("plain arrays of a stored archive stay where they are", async () => {
-  const { tensors } = await openNpz(fixtureSource("arrays.npz"));
+  const { tensors } = await openNpz(fixturePath("arrays.npz"));
   const direct = [...tensors].filter(([, stored]) => !("load" in stored)).map(([name]) => name);
   expect(direct).toContain("f4");
   expect(direct).not.toContain("fortran");
@@ -39,7 +39,7 @@ test("plain arrays of a stored archive stay where they are", async () => {
 });
 
 test("an array of objects is refused, the others are read", async () => {
-  const file = await openNpz(fixtureSource("compressed.npz"));
+  const file = await openNpz(fixturePath("compressed.npz"));
   expect([...file.unreadable.keys()]).toEqual(["objects"]);
   await expect(file.read("objects")).rejects.toMatchObject({ code: "dtype-unsupported" });
   await expect(file.read("objects")).rejects.toThrow(/Python objects/);
@@ -47,11 +47,11 @@ test("an array of objects is refused, the others are read", async () => {
 });
 
 test("a .npy file in Fortran order; written again it has numpy's bytes", async () => {
-  const read = await loadStored(await openNpy(fixtureSource("fortran.npy")));
+  const read = await loadStored((await openNpy(fixturePath("fortran.npy"))).array);
   expect(read.shape).toEqual([2, 3, 4]);
   expect(Array.from(read.data as Float32Array)).toEqual(Array.from({ length: 24 }, (_, i) => i));
   const written = encodeNpy(read, { fortran: true });
-  expect([...written]).toEqual([...fixtureBytes("fortran.npy")]);
+  expect([...written]).toEqual([...(await fixtureBytes("fortran.npy"))]);
 });
 
 describe("round trips", () => {
@@ -85,12 +85,12 @@ describe("round trips", () => {
 });
 
 test.each(["arrays.npz", "compressed.npz"])("damaged copies of %s", async (name) => {
-  const { refused, accepted } = await fuzz(name, 1200, async (source) => {
+  const { refused, accepted } = await fuzz(name, 500, async (source) => {
     const file = await openNpz(source);
     for (const stored of file.tensors.values()) await loadStored(stored);
   });
-  expect(refused).toBeGreaterThan(200);
-  expect(accepted).toBeGreaterThan(20);
+  expect(refused).toBeGreaterThan(80);
+  expect(accepted).toBeGreaterThan(10);
 });
 
 const rollouts = join(

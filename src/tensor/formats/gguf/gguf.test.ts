@@ -9,10 +9,10 @@ import {
   tensor,
   valuesOf,
 } from "../../index.js";
-import { fixtureBytes, fixturePath, fixtureSource, fuzz } from "../testing.js";
+import { fixtureBytes, fixturePath, fuzz } from "../testing/fixtures.js";
 
 test("every type unpacks to what the gguf package gives", async () => {
-  const file = await openGguf(fixtureSource("quants.gguf"));
+  const file = await openGguf(fixturePath("quants.gguf"));
   const expected = await openSafetensors(fixturePath("quants.safetensors"));
   expect([...file.tensors.keys()].sort()).toEqual([...expected.entries.keys()].sort());
   for (const [name, stored] of file.tensors) {
@@ -31,7 +31,7 @@ test("every type unpacks to what the gguf package gives", async () => {
 });
 
 test("metadata of every type", async () => {
-  const { metadata } = await openGguf(fixtureSource("quants.gguf"));
+  const { metadata } = await openGguf(fixturePath("quants.gguf"));
   expect(metadata.get("general.architecture")).toEqual({ type: "string", value: "llama" });
   expect(metadata.get("test.text")?.value).toBe("snow \u2603");
   expect(metadata.get("test.bool")).toEqual({ type: "bool", value: true });
@@ -45,7 +45,7 @@ test("metadata of every type", async () => {
 });
 
 test("what is written reads back, in the bytes of the gguf package where it wrote the same", async () => {
-  const original = await openGguf(fixtureSource("quants.gguf"));
+  const original = await openGguf(fixturePath("quants.gguf"));
   const tensors = [
     ["a", tensor("float32", [2, 3], [1, 2, 3, 4, 5, 6])],
     ["b.weight", tensor("float16", [1], [0.5])],
@@ -61,7 +61,7 @@ test("what is written reads back, in the bytes of the gguf package where it wrot
     expect(stored && (await loadStored(stored))).toEqual(value);
   }
   // Magic, version and the metadata after the two counts.
-  const header = fixtureBytes("quants.gguf").subarray(16, 300);
+  const header = (await fixtureBytes("quants.gguf")).subarray(16, 300);
   expect([...bytes.subarray(16, 300)]).toEqual([...header]);
 });
 
@@ -75,10 +75,10 @@ test("what cannot be written", () => {
 });
 
 test("damaged copies", async () => {
-  const { refused, accepted } = await fuzz("quants.gguf", 1200, async (source) => {
+  const { refused, accepted } = await fuzz("quants.gguf", 500, async (source) => {
     const file = await openGguf(source);
     for (const stored of file.tensors.values()) await loadStored(stored);
   });
-  expect(refused).toBeGreaterThan(200);
+  expect(refused).toBeGreaterThan(80);
   expect(accepted).toBeGreaterThan(20);
 });

@@ -90,7 +90,7 @@ function lookUp(m: Machine, module: string, name: string): unknown {
 function unsafe(m: Machine, name: string): TunesmithError {
   return new TunesmithError(
     "unsafe-pickle",
-    `${m.cursor.bad("").message.split(":")[0]}: the file asks Python for ${quote(name)}, which is not plain tensor data`,
+    `${m.cursor.file}: the file asks Python for ${quote(name)}, which is not plain tensor data`,
     {
       fix: "save only the state dict (torch.save(model.state_dict(), path)), or convert the file to safetensors where you trust it",
       details: { name },

@@ -1,10 +1,8 @@
-import { readFileSync } from "node:fs";
-import { fileURLToPath } from "node:url";
 import { expect } from "vitest";
-import { type ByteSource, openBytes } from "#io";
-import { TunesmithError } from "../../errors/index.js";
-import { valuesOf } from "../cast.js";
-import type { Tensor } from "../tensor.js";
+import { type ByteSource, openBytes, readFile, readText } from "#io";
+import { TunesmithError } from "../../../errors/index.js";
+import { valuesOf } from "../../cast.js";
+import type { Tensor } from "../../tensor.js";
 
 /** What the reference read from a fixture. */
 export interface Expected {
@@ -14,12 +12,15 @@ export interface Expected {
   readonly values: (number | string)[];
 }
 
-export const fixturePath = (name: string) =>
-  fileURLToPath(new URL(`../../../fixtures/checkpoints/${name}`, import.meta.url));
-export const fixtureBytes = (name: string) => new Uint8Array(readFileSync(fixturePath(name)));
-export const fixtureSource = (name: string) => openBytes(fixtureBytes(name), name);
-export const expectedOf = (part: string): Expected[] =>
-  (JSON.parse(readFileSync(fixturePath("expected.json"), "utf8")) as Record<string, Expected[]>)[part] ?? [];
+export const fixturePath = (name: string): string =>
+  new URL(`../../../../fixtures/checkpoints/${name}`, import.meta.url).pathname;
+
+export const fixtureBytes = (name: string): Promise<Uint8Array> => readFile(fixturePath(name));
+
+export async function expectedOf(part: string): Promise<Expected[]> {
+  const all = JSON.parse(await readText(fixturePath("expected.json"))) as Record<string, Expected[]>;
+  return all[part] ?? [];
+}
 
 /** Values as the fixtures spell them: infinities and NaN as text. */
 export function spelled(tensor: Tensor): (number | string)[] {
@@ -66,7 +67,7 @@ export async function fuzz(
   rounds: number,
   read: (source: ByteSource) => Promise<void>,
 ): Promise<{ refused: number; accepted: number }> {
-  const original = fixtureBytes(name);
+  const original = await fixtureBytes(name);
   const below = random(11);
   const counts = { refused: 0, accepted: 0 };
   for (let round = 0; round < rounds; round++) {
