@@ -21,7 +21,7 @@ type Options = z.output<typeof runsPlotSchema>;
 /** Columns of a chart where the terminal does not say how wide it is. */
 const COLUMNS = 90;
 
-export function runRunsPlot(options: Options, { ui }: Context): Promise<void> {
+export async function runRunsPlot(options: Options, { ui }: Context): Promise<void> {
   const writers = options.out.map((path) => ({ path, write: writerOf(path) }));
   return withStore(options.track, async (store) => {
     const runs = await findRuns(store, options.runs);

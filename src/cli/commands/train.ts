@@ -60,7 +60,6 @@ export async function runTrain(config: RunConfig, context: Context): Promise<voi
   const prepared = await prepare(config, context);
   if (config.dryRun) return dryRun(config, prepared, context.ui);
   if (methodNamed(config.method).result === "model") await checkOut(prepared.base, config.out);
-  await makeDir(config.out);
   const following = await followRun(config, prepared.steps, context);
   try {
     await tune(config, prepared, following, context, started);

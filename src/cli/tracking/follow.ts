@@ -1,5 +1,5 @@
 import { hostname } from "node:os";
-import { basename, fileExists, joinPath, readText, resolvePath, writeFileAtomic } from "#io";
+import { basename, fileExists, joinPath, makeDir, readText, resolvePath, writeFileAtomic } from "#io";
 import { TunesmithError } from "../../errors/index.js";
 import {
   type Evaluation,
@@ -54,6 +54,7 @@ export interface Following {
  */
 export async function followRun(config: RunConfig, steps: number, context: Context): Promise<Following> {
   const { ui, origins } = context;
+  await makeDir(config.out);
   const saved = savedConfig(config);
   const kept = Object.fromEntries(Object.keys(saved).map((key) => [key, origins[key] ?? "default"]));
   const write = (name: string, value: object) =>

@@ -37,12 +37,18 @@ export async function findRun(store: RunStore, wanted: string): Promise<RunRecor
   const several = first ? `${found.length} runs match '${wanted}'` : `no run matches '${wanted}'`;
   throw new TunesmithError("run-not-found", `${store.location}: ${several}`, {
     fix: first
-      ? `give an id: ${found.slice(0, 3).map(({ id }) => id)}`
+      ? `give an id: ${idsOf(found)}`
       : runs.length > 0
-        ? `the newest are ${runs.slice(0, 3).map(({ id }) => id)}`
+        ? `the newest are ${idsOf(runs)}`
         : "it holds no runs: choose another database (--track)",
   });
 }
+
+const idsOf = (runs: readonly RunRecord[]): string =>
+  runs
+    .slice(0, 3)
+    .map(({ id }) => id)
+    .join(", ");
 
 /** What decides whether a run that is said to be running does. */
 export interface Liveness {

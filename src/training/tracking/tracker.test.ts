@@ -72,6 +72,18 @@ test("a continued run drops what came after its checkpoint", async () => {
   expect((await store.metrics("r", ["loss"])).map(({ value }) => value)).toEqual([1, 20]);
 });
 
+test("a continued run without a checkpoint begins again", async () => {
+  const store = memoryRunStore();
+  const first = await startTracker({ store, run });
+  for (const step of [1, 2, 3]) first.onEvent(stepEvent(step, step));
+  await first.finish("interrupted");
+  const again = await startTracker({ store, run, continued: true });
+  again.onEvent(stepEvent(1, 10));
+  again.onEvent(stepEvent(2, 20));
+  await again.finish("finished");
+  expect((await store.metrics("r", ["loss"])).map(({ value }) => value)).toEqual([10, 20]);
+});
+
 test("a store that fails is reported, and gets everything later", async () => {
   const store = memoryRunStore();
   const errors: unknown[] = [];

@@ -64,11 +64,15 @@ export async function startTracker(options: TrackerOptions): Promise<Tracker> {
     const fresh = { status: "running", finishedAt: undefined, error: undefined } as const;
     await tracking.write({ ...fresh, host, pid, steps, version });
   }
+  // A continued run that finds no checkpoint begins again, without saying so.
+  let mayBegin = continued;
   const log = (step: number, values: Readonly<Record<string, number>>) => tracking.add(step, values);
   return {
     id: run.id,
     log,
     onEvent(event) {
+      if (mayBegin && event.type === "step") tracking.resumedAt(event.step - 1);
+      if (event.type === "step" || event.type === "resumed") mayBegin = false;
       if (event.type === "resumed") tracking.resumedAt(event.step);
       else if (event.type === "checkpoint") {
         const { step, folder } = event;
