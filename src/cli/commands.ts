@@ -1,4 +1,5 @@
 import { type Command, command } from "./command.js";
+import { dataCheckSchema, dataShowSchema, dataSplitSchema } from "./config/data-schema.js";
 import { configExplainSchema, configShowSchema } from "./config/inspection.js";
 import {
   allMethodOptions,
@@ -12,7 +13,6 @@ import {
   runSchema,
   trainSchema,
 } from "./config/schema.js";
-
 import {
   runsCompareSchema,
   runsDeleteSchema,
@@ -155,5 +155,31 @@ export const commands: readonly Command[] = [
     positional: "runs",
     example: "tunesmith runs delete 1a2b",
     run: async (options, context) => (await import("./commands/runs.js")).runRunsDelete(options, context),
+  }),
+  command({
+    name: "data check",
+    summary: "what would go wrong with data: dropped rows, lengths, duplicates, leakage, special tokens",
+    schema: dataCheckSchema,
+    positional: "data",
+    example: "tunesmith data check train.jsonl --validation held-out.jsonl --model MODEL --length 512",
+    run: async (options, context) =>
+      (await import("./commands/data-check.js")).runDataCheck(options, context),
+  }),
+  command({
+    name: "data show",
+    summary: "rows as they are trained: the exact tokens, and which of them have a loss",
+    schema: dataShowSchema,
+    positional: "data",
+    example: "tunesmith data show chats.jsonl --model MODEL --row 3",
+    run: async (options, context) => (await import("./commands/data-show.js")).runDataShow(options, context),
+  }),
+  command({
+    name: "data split",
+    summary: "split rows into parts for training, validation and test, the same every time",
+    schema: dataSplitSchema,
+    positional: "data",
+    example: "tunesmith data split all.jsonl --out parts --validation-share 0.1 --test-share 0.1",
+    run: async (options, context) =>
+      (await import("./commands/data-split.js")).runDataSplit(options, context),
   }),
 ];

@@ -28,10 +28,20 @@ const AS_FLAGS: readonly (readonly [RegExp, string])[] = [
     "put a chat_template into tokenizer_config.json (train and eval take --chat-template)",
   ],
   [/\(spans: 'last'\)/, "(--train-on last)"],
+  [/give one with chatTemplate \(PLAIN_CHAT_TEMPLATE is one\)/, "give one with --chat-template"],
+  [/use appendEos: false/, "give --no-append-eos"],
+  [/name `layout` and `fields`/, "give --layout and --fields"],
+  [/stratify: false/, "--no-stratify"],
   [/; pass \{ allowNoEffect: true \} if that is meant/, ""],
-  [/, or name the fields with `fields`|, or name their fields with `fields`/, ""],
+  [/name (the|their) fields with `fields`/, 'name $1 fields with --fields \'{"prompt": "question"}\''],
+  [/name its `encoding` \(/, "name its --encoding ("],
+  [/give `config`:/, "give --subset:"],
+  [/give `split`:/, "give --split:"],
+  [/read them in another `layout`/, "read them in another --layout"],
+  [/, or take one answer of each row with answerRow/, ""],
 ];
-const asFlags = (fix: string): string =>
+/** What the library says to do, with flags instead of its options. */
+export const asFlags = (fix: string): string =>
   AS_FLAGS.reduce((text, [option, flag]) => text.replace(option, flag), fix);
 
 /** An error as people read it: what, and what to do. `debug` adds where it came from. */

@@ -33,6 +33,7 @@ export function createProgram(
 
 /** What commands of two words have in common: `runs list`, `runs show`. */
 const groups: Readonly<Record<string, string>> = {
+  data: "data files: what is wrong with them, how they are tokenized, parts for validation and test",
   runs: "past runs: list, compare, plot, export",
   config: "configuration files: what they mean and where each value comes from",
 };

@@ -1,5 +1,12 @@
 import { dirname, joinPath, resolvePath, stat } from "#io";
-import { type LoadDatasetOptions, loadDataset, type TokenizeOptions } from "../data/index.js";
+import {
+  type LoadDatasetOptions,
+  loadDataset,
+  openDataset,
+  type RowStream,
+  streamOf,
+  type TokenizeOptions,
+} from "../data/index.js";
 import { TunesmithError } from "../errors/index.js";
 import { formatReceipt, loadAdapter } from "../methods/index.js";
 import { type CausalLm, exportOnnx, loadModel, saveModel, type Tokenizer } from "../models/index.js";
@@ -96,19 +103,33 @@ export const packingFor = (model: CausalLm, wanted?: TrainConfig["packing"]) =>
 type DataOptions = Pick<
   TrainConfig,
   | "layout"
+  | "fields"
   | "format"
+  | "encoding"
   | "documentSeparator"
   | "extensions"
   | "maxBytes"
-  | "chatTemplate"
-  | "trainOn"
-  | "appendEos"
+  | "subset"
+  | "split"
 >;
+type TokenOptions = Pick<TrainConfig, "chatTemplate" | "trainOn" | "appendEos">;
 
 export const readData = (path: string, options: DataOptions) => loadDataset(path, loadOptions(options));
 
-function loadOptions({ layout, format, documentSeparator, extensions, maxBytes }: DataOptions) {
-  const given = { layout, format, documentSeparator, extensions };
+/** The same as a stream, for datasets that need not fit into memory. */
+export async function openData(
+  path: string,
+  options: DataOptions & { lenient?: boolean },
+): Promise<RowStream> {
+  const wanted = { ...loadOptions(options), lenient: options.lenient ?? false };
+  return (await openDataset(path, wanted)) ?? streamOf(await loadDataset(path, wanted));
+}
+
+/** Options of the command line as `loadDataset` takes them. */
+export function loadOptions(options: DataOptions): LoadDatasetOptions {
+  const { layout, fields, format, encoding, documentSeparator, extensions, maxBytes, subset, split } =
+    options;
+  const given = { layout, fields, format, encoding, documentSeparator, extensions, config: subset, split };
   const known = Object.fromEntries(Object.entries(given).filter(([, value]) => value !== undefined));
   return {
     ...known,
@@ -120,7 +141,7 @@ export function tokenizeOptions({
   chatTemplate,
   trainOn,
   appendEos,
-}: DataOptions): Omit<TokenizeOptions, "maxLength"> {
+}: TokenOptions): Omit<TokenizeOptions, "maxLength"> {
   return { trainOn, appendEos, ...(chatTemplate === undefined ? {} : { chatTemplate }) };
 }
 

@@ -14,9 +14,10 @@ export { type Batch, type CollateOptions, collate, IGNORED_LABEL } from "./colla
 export * from "./doctor/index.js";
 export { type HubDatasetOptions, openHubDataset } from "./hub.js";
 export * from "./image/index.js";
-export { alpacaPrompt, detectLayout, type FieldName, type FieldNames } from "./layouts/index.js";
-export { type LoadDatasetOptions, loadDataset, openDataset } from "./load.js";
+export { alpacaPrompt, detectLayout, FIELD_NAMES, type FieldName, type FieldNames } from "./layouts/index.js";
+export { type LoadDatasetOptions, loadDataset, openDataset, streamOf } from "./load.js";
 export { type Pack, type PackOptions, packExamples } from "./pack.js";
+export { type Partition, type PartitionOptions, partitionRows } from "./partition.js";
 export { type PreparedRows, type PrepareOptions, paddingId, prepareRows } from "./prepare.js";
 export * from "./readers/index.js";
 export { answerRow, labelNames, textsOf } from "./rows.js";
@@ -30,3 +31,4 @@ export {
   tokenizeExamples,
 } from "./tokenize.js";
 export type * from "./types.js";
+export { LAYOUTS } from "./types.js";

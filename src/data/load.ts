@@ -49,6 +49,29 @@ export async function openDataset(
   return format === "text" ? undefined : openRows(path, wanted);
 }
 
+/** A dataset that was read as a stream of its rows, numbered in order. */
+export function streamOf(dataset: Dataset): RowStream {
+  const { name, layout, rows, report, guess } = dataset;
+  return {
+    name,
+    layout,
+    ...(guess ? { guess } : {}),
+    bytes: report.bytes,
+    async *batches() {
+      yield {
+        rows: rows.map((value, index) => ({
+          row:
+            value.kind === "text" && value.source !== undefined && rows.length > 1 ? value.source : index + 1,
+          value,
+          raw: value.kind === "text" ? { text: value.text } : value,
+        })),
+        dropped: report.dropped,
+      };
+    },
+    close: async () => {},
+  };
+}
+
 async function collect(stream: RowStream): Promise<Dataset> {
   const rows: Row[] = [];
   const dropped: DroppedRow[] = [];

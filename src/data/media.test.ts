@@ -129,7 +129,7 @@ function wav(
   const [encoding = 1, channels = 1, rate = 8000, bits = 16] = format;
   const head = new DataView(new ArrayBuffer(44));
   const put = (at: number, text: string) =>
-    [...text].forEach((c, i) => head.setUint8(at + i, c.charCodeAt(0)));
+    new Uint8Array(head.buffer).set(new TextEncoder().encode(text), at);
   put(0, "RIFF");
   put(8, "WAVEfmt ");
   head.setUint32(16, 16, true);

@@ -194,7 +194,7 @@ function readBatch(batch: readonly NamedRecord[], layout: Layout, fields: FieldN
   for (const { row, value, problem } of batch) {
     const read = problem ?? readRow(value, layout, fields);
     if (typeof read === "string") dropped.push({ row, reason: read });
-    else rows.push({ row, value: read });
+    else rows.push({ row, value: read, raw: value });
   }
   return { rows, dropped };
 }

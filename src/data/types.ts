@@ -108,18 +108,20 @@ export type Row =
  * - `classification` {text, pair?, label}; `similarity` {anchor, positive, negative?}; `tags` {tokens, tags}
  * - `image` and `audio`: files in a folder or archive, or {image, label}, {audio, label} of Parquet
  */
-export type Layout =
-  | "text"
-  | "completion"
-  | "alpaca"
-  | "chat"
-  | "preference"
-  | "feedback"
-  | "classification"
-  | "similarity"
-  | "tags"
-  | "image"
-  | "audio";
+export const LAYOUTS = [
+  "text",
+  "completion",
+  "alpaca",
+  "chat",
+  "preference",
+  "feedback",
+  "classification",
+  "similarity",
+  "tags",
+  "image",
+  "audio",
+] as const;
+export type Layout = (typeof LAYOUTS)[number];
 
 /** A row that was left out: its number (from 1; the line in JSONL) or path, and why. */
 export interface DroppedRow {
@@ -131,6 +133,8 @@ export interface DroppedRow {
 export interface NumberedRow {
   readonly row: number | string;
   readonly value: Row;
+  /** The row as it was parsed; absent for media files. */
+  readonly raw?: unknown;
 }
 
 export interface DatasetReport {

@@ -1,34 +1,18 @@
 import { z } from "zod";
 import { methodNamed, methodNames } from "../../methods/index.js";
+import { bytesField, dataField, rowsShape, tokensShape } from "./data-schema.js";
 
 /** One schema per command: it gives the type, the flags, the help, the published JSON schema and the error messages. */
 
 const count = (least = 1) => z.number().int().min(least);
-/** A number of bytes, or a text such as `512MB`. */
-const bytes = z.union([
-  z.number().int().nonnegative(),
-  z.string().regex(/^\d+(\.\d+)?\s*[kmgt]?i?b?$/i, "expected bytes, such as 512MB"),
-]);
 
 /** How text becomes rows of tokens. */
 const dataShape = {
   length: count(2)
     .optional()
     .describe("tokens per row; default: 256, or the model's longest if that is shorter"),
-  layout: z
-    .enum(["text", "completion", "chat", "alpaca"])
-    .optional()
-    .describe("how rows are read; default: by their fields"),
-  format: z
-    .enum(["jsonl", "json", "csv", "tsv", "text"])
-    .optional()
-    .describe("format of the data file; default: by its ending"),
-  documentSeparator: z.string().min(1).optional().describe("cuts a text file into documents"),
-  extensions: z.array(z.string()).optional().describe("endings of the files to read from a folder"),
-  maxBytes: bytes.optional().describe("read at most so much from a folder; default 64MB"),
-  chatTemplate: z.string().optional().describe("Jinja chat template instead of the tokenizer's own"),
-  trainOn: z.enum(["all", "last"]).default("all").describe("which answers of a conversation count"),
-  appendEos: z.boolean().default(true).describe("end documents with the end-of-sequence token"),
+  ...rowsShape,
+  ...tokensShape,
 };
 
 const runtimeShape = {
@@ -68,7 +52,7 @@ const adapterShape = {
 /** A training run but for its method's own options. */
 export const trainSchema = z.strictObject({
   model: modelField,
-  data: z.string().min(1).describe("JSONL, CSV, TSV or text file, or a folder of source files"),
+  data: dataField,
   method: z
     .enum(methodNames as [string, ...string[]])
     .default("lora")
@@ -101,7 +85,7 @@ export const trainSchema = z.strictObject({
   runDir: z.string().min(1).optional().describe("folder of checkpoints and metrics; default: OUT/.run"),
   resume: z.boolean().default(false).describe("continue from the newest checkpoint"),
   recompute: z.boolean().default(false).describe("recompute activations: less memory, more time"),
-  prefixCache: bytes
+  prefixCache: bytesField
     .default(0)
     .describe("keep activations below the first trained layer, up to so much memory"),
   ...trackingShape,

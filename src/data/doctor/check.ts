@@ -115,7 +115,9 @@ export async function checkDataset(
     rowsBefore += report.rows;
     if (!tokenizer) reports[index] = report;
     else {
-      const { tokens, found } = tokensOf(sample, tokenizer, options);
+      // Said once below, not for every row.
+      const told = template ? sample : sample.filter(({ value }) => value.kind !== "chat");
+      const { tokens, found } = tokensOf(told, tokenizer, options);
       reports[index] = { ...report, ...(tokens.lengths ? { tokens } : {}) };
       findings.push(...found);
     }
@@ -300,7 +302,7 @@ function dataFindings(
     "input-leakage",
     leakage.input.count,
     `${leakage.input.count} rows have an input that another part has with another output`,
-    "split by input",
+    "split anew without classes (data split --no-stratify), which keeps rows of one input together",
   );
   add(
     "warning",

@@ -35,7 +35,7 @@ export interface DuplicateReport {
 export interface DuplicateOptions {
   /** Default 0.8. */
   readonly threshold?: number;
-  /** For all tables together. Default 256 MiB: about 1.5 million rows. */
+  /** For all tables together. Default 256 MiB: a million rows. */
   readonly memoryBytes?: number;
 }
 

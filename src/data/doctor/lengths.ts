@@ -32,7 +32,7 @@ export function lengthCounter() {
     /** Undefined when nothing was counted. */
     report(bins = 8): Lengths | undefined {
       if (count === 0) return undefined;
-      const quantile = (share: number) => Math.min(max, quantileOf(counts, share * count));
+      const quantile = (share: number) => Math.max(min, Math.min(max, quantileOf(counts, share * count)));
       const p99 = quantile(0.99);
       return {
         count,

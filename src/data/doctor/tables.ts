@@ -73,8 +73,9 @@ const EMPTY = 0xffffffff;
  * Signatures of texts, found again by similar ones. Of bounded size like `hashTable`.
  */
 export function signatureTable(maxBytes: number, threshold: number) {
-  const BYTES_PER_ROW = BINS + 4 + GROUPS * 8;
-  const most = Math.max(1024, Math.floor(maxBytes / BYTES_PER_ROW));
+  const BYTES_PER_ROW = BINS + 4 + GROUPS * 4;
+  // Powers of two: the tables of heads are as long.
+  const most = Math.max(1024, 2 ** Math.floor(Math.log2(maxBytes / BYTES_PER_ROW)));
   let capacity = Math.min(most, 4096);
   let signatures = new Uint8Array(capacity * BINS);
   let values = new Uint32Array(capacity);
@@ -124,9 +125,5 @@ export function signatureTable(maxBytes: number, threshold: number) {
   };
 }
 
-/** For each group a table of the entry that came last with its hash, at most half full. */
-function newHeads(capacity: number): Uint32Array {
-  let size = 1;
-  while (size < capacity) size *= 2;
-  return new Uint32Array(GROUPS * size).fill(EMPTY);
-}
+/** For each group a table of the entry that came last with its hash. */
+const newHeads = (capacity: number) => new Uint32Array(GROUPS * capacity).fill(EMPTY);

@@ -1,24 +1,26 @@
 /** Names of fields as this library calls them. */
-export type FieldName =
-  | "text"
-  | "pair"
-  | "label"
-  | "prompt"
-  | "completion"
-  | "messages"
-  | "tools"
-  | "instruction"
-  | "input"
-  | "output"
-  | "chosen"
-  | "rejected"
-  | "anchor"
-  | "positive"
-  | "negative"
-  | "tokens"
-  | "tags"
-  | "image"
-  | "audio";
+export const FIELD_NAMES = [
+  "text",
+  "pair",
+  "label",
+  "prompt",
+  "completion",
+  "messages",
+  "tools",
+  "instruction",
+  "input",
+  "output",
+  "chosen",
+  "rejected",
+  "anchor",
+  "positive",
+  "negative",
+  "tokens",
+  "tags",
+  "image",
+  "audio",
+] as const;
+export type FieldName = (typeof FIELD_NAMES)[number];
 
 /** Names of the fields to read instead of the layout's own, for example `{ prompt: "question" }`. */
 export type FieldNames = Readonly<Partial<Record<FieldName, string>>>;

@@ -1,3 +1,3 @@
 export { detectLayout } from "./detect.js";
-export { type FieldName, type FieldNames, isFields } from "./fields.js";
+export { FIELD_NAMES, type FieldName, type FieldNames, isFields } from "./fields.js";
 export { alpacaPrompt, readRow } from "./read.js";
