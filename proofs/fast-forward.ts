@@ -51,7 +51,10 @@ function teacher(seed: number): (label: string, count: number) => Examples {
   const normals = (label: string, count: number) =>
     rng(seed, "fast-forward", label).fillNormal(new Float32Array(count));
   const [left, right] = [normals("left", SIZE * 2), normals("right", 2 * SIZE)];
+  const known = new Map<string, Examples>();
   return (label, count) => {
+    const found = known.get(label);
+    if (found) return found;
     const x = normals(`${label} x`, count * SIZE);
     const y = normals(`${label} noise`, count * SIZE).map((value) => 0.1 * value);
     for (let row = 0; row < count; row++) {
@@ -63,6 +66,7 @@ function teacher(seed: number): (label: string, count: number) => Examples {
           y[row * SIZE + i] = Number(y[row * SIZE + i]) + Number(left[i * 2 + k]) * inner;
       }
     }
+    known.set(label, { x, y, count });
     return { x, y, count };
   };
 }
@@ -79,9 +83,10 @@ function lossOf(
   let loss = 0;
   for (let row = 0; row < count; row++) {
     const point = x.subarray(row * SIZE, (row + 1) * SIZE);
-    const hidden = Array.from({ length: RANK }, (_, k) =>
-      point.reduce((sum, value, j) => sum + value * Number(a[k * SIZE + j]), 0),
-    );
+    const hidden = new Float64Array(RANK);
+    for (let k = 0; k < RANK; k++)
+      for (let j = 0; j < SIZE; j++)
+        hidden[k] = Number(hidden[k]) + Number(point[j]) * Number(a[k * SIZE + j]);
     const back = new Float64Array(RANK);
     for (let i = 0; i < SIZE; i++) {
       let error = -Number(y[row * SIZE + i]);
@@ -141,9 +146,11 @@ async function trained(
 
 async function ofSeed(make: (options: FastForwardOptions) => FastForward, seed: number): Promise<Check[]> {
   const examples = teacher(seed);
-  const plain = await trained(examples, seed, undefined, Number.NEGATIVE_INFINITY);
+  const whole = await trained(examples, seed, undefined, Number.NEGATIVE_INFINITY);
   const flops = { batchForward: BATCH, validationForward: VALIDATION };
-  const target = plain.loss + 1e-4;
+  const target = whole.loss + 1e-4;
+  // Plain training is counted to where it first gets there, too.
+  const plain = await trained(examples, seed, undefined, target);
   const fast = await trained(examples, seed, make({ flops }), target);
   const of = `seed ${seed}`;
   const rises = fast.stages.flatMap(({ losses }) =>
