@@ -154,7 +154,11 @@ function configOf({ modules, saved }: LoraParts, base: string | undefined): Peft
   if (dora && !modules.every((module) => module.magnitude)) {
     throw invalid("only some modules have DoRA magnitudes", "PEFT has them for all modules or none");
   }
-  const owners = [...saved.keys()].map((name) => name.slice(0, Math.max(0, name.lastIndexOf("."))));
+  const owners = [...saved.keys()].map((name) => {
+    const dot = name.lastIndexOf(".");
+    if (dot > 0) return name.slice(0, dot);
+    throw invalid(`'${name}' belongs to no module`, "leave it out: PEFT keeps tensors of modules only");
+  });
   const json = {
     peft_type: "LORA",
     base_model_name_or_path: base ?? null,
