@@ -124,7 +124,10 @@ export async function runModel(
 }
 
 /** The size of every named axis, as the given tensors have it. Throws `data-invalid`, `shape-mismatch` naming the input. */
-export function axesOf(model: TensorModel, given: Readonly<Record<string, Tensor>>): Record<string, number> {
+export function axesOf(
+  model: Pick<TensorModel, "inputs">,
+  given: Readonly<Record<string, Tensor>>,
+): Record<string, number> {
   const axes: Record<string, number> = {};
   const unknown = Object.keys(given).find((name) => !model.inputs.some((spec) => spec.name === name));
   if (unknown !== undefined) {
@@ -162,7 +165,7 @@ function bindAxes(spec: InputSpec, { dtype, shape }: Tensor, axes: Record<string
 }
 
 /** The default of an input that is not given. */
-export function filled(model: TensorModel, spec: InputSpec, axes: AxisSizes): Tensor {
+export function filled(model: TensorShape, spec: InputSpec, axes: AxisSizes): Tensor {
   const shape = inputShape(model, spec, axes);
   return tensor(spec.dtype, shape, new Array(shape.reduce((a, b) => a * b, 1)).fill(spec.fill ?? 0));
 }

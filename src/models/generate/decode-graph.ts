@@ -10,11 +10,45 @@ import {
 } from "../../graph/index.js";
 import { inputsOf } from "../feeds.js";
 import type { CausalLm, KeyValue, LmInputs } from "../types.js";
+import type { CacheSizes } from "./cache.js";
 
 const MAX_END = 2 ** 31 - 1;
 
 /** Names of a layer's cache: fed as they are, and given back with `new.` in front. */
 export const cacheName = (layer: number, part: "key" | "value"): string => `past.${layer}.${part}`;
+
+/** Places of new tokens and what is cached before them, all axes symbolic. */
+export function decodingInputs(
+  { kvHeads, headDim, layers }: CacheSizes,
+  length: string,
+): Required<Pick<LmInputs, "positions" | "segments" | "past">> {
+  const cache = (layer: number, part: "key" | "value") =>
+    input(cacheName(layer, part), "float32", ["batch", kvHeads, "past", headDim]);
+  return {
+    positions: input("positions", "int64", ["batch", length]),
+    segments: input("segments", "int32", ["batch", length]),
+    past: {
+      layers: Array.from(
+        { length: layers },
+        (_, at): KeyValue => ({ key: cache(at, "key"), value: cache(at, "value") }),
+      ),
+      positions: input("past.positions", "int64", ["batch", "past"]),
+      segments: input("past.segments", "int32", ["batch", "past"]),
+    },
+  };
+}
+
+/** Keys and values of the new tokens alone, named as outputs. */
+export function newColumns(present: readonly KeyValue[], pastPositions: Value): [string, Value][] {
+  const pastLength = makeNode("Shape", [pastPositions], { start: { i: 1 }, end: { i: 2 } })
+    .outputs[0] as Value;
+  const fresh = (all: Value) =>
+    makeNode("Slice", [all, pastLength, ops.ints([MAX_END]), ops.ints([2])]).outputs[0] as Value;
+  return present.flatMap(({ key, value }, layer): [string, Value][] => [
+    [`new.${cacheName(layer, "key")}`, fresh(key)],
+    [`new.${cacheName(layer, "value")}`, fresh(value)],
+  ]);
+}
 
 /**
  * The model as one decoding step: ids `[batch, length]` and a cache of `past` columns go in; logits `[batch, vocab]` of the
@@ -22,34 +56,14 @@ export const cacheName = (layer: number, part: "key" | "value"): string => `past
  * are symbolic, so one session serves the prompt and every step after it. Undefined for a model that takes no cache.
  */
 export function decodeGraph(model: CausalLm): Graph | undefined {
-  const { kvHeads, headDim, layers } = model.sizes;
-  const cache = (layer: number, part: "key" | "value") =>
-    input(cacheName(layer, part), "float32", ["batch", kvHeads, "past", headDim]);
-  const pastPositions = input("past.positions", "int64", ["batch", "past"]);
-  const inputs: LmInputs = {
-    ids: input("ids", "int64", ["batch", "length"]),
-    positions: input("positions", "int64", ["batch", "length"]),
-    segments: input("segments", "int32", ["batch", "length"]),
-    past: {
-      layers: Array.from(
-        { length: layers },
-        (_, at): KeyValue => ({ key: cache(at, "key"), value: cache(at, "value") }),
-      ),
-      positions: pastPositions,
-      segments: input("past.segments", "int32", ["batch", "past"]),
-    },
-  };
-  const outputs = model.build(inputs);
+  const ids = input("ids", "int64", ["batch", "length"]);
+  const decoding = decodingInputs(model.sizes, "length");
+  const outputs = model.build({ ids, ...decoding });
   if (outputs.present.length === 0) return undefined;
-  const pastLength = makeNode("Shape", [pastPositions], { start: { i: 1 }, end: { i: 2 } })
-    .outputs[0] as Value;
-  const fresh = (present: Value) =>
-    makeNode("Slice", [present, pastLength, ops.ints([MAX_END]), ops.ints([2])]).outputs[0] as Value;
-  const named: [string, Value][] = outputs.present.flatMap(({ key, value }, layer): [string, Value][] => [
-    [`new.${cacheName(layer, "key")}`, fresh(key)],
-    [`new.${cacheName(layer, "value")}`, fresh(value)],
-  ]);
-  named.unshift(["logits", lastLogits(outputs.hidden, outputs.logits, inputs.ids, "batch")]);
+  const named: [string, Value][] = [
+    ["logits", lastLogits(outputs.hidden, outputs.logits, ids, "batch")],
+    ...newColumns(outputs.present, decoding.past.positions),
+  ];
   return makeGraph("decode", inputsOf(named.map(([, value]) => value)), named);
 }
 

@@ -2,7 +2,7 @@ import { z } from "zod";
 import { TunesmithError } from "../../errors/index.js";
 import type { SessionOptions } from "../../runtime/index.js";
 import type { CausalLm } from "../types.js";
-import { createDecoder, type Decoder } from "./decoder.js";
+import { createDecoder, type Sequence } from "./decoder.js";
 import { type Row, startRow } from "./row.js";
 import { samplingSchema } from "./sampling.js";
 
@@ -69,21 +69,23 @@ export interface TextGenerator {
  */
 export async function createGenerator(model: CausalLm, session: SessionOptions = {}): Promise<TextGenerator> {
   const decoder = await createDecoder(model, session);
+  const run = (rows: readonly Row[], options: GenerateOptions) =>
+    decode(decoder.start(rows.map((row) => row.prompt)), rows, model.sizes.maxPositions, options);
   return {
     async generate(prompt, options = {}) {
       const rows = startRows(model, [prompt], options);
-      for await (const _ of decode(decoder, rows, model, options));
+      for await (const _ of run(rows, options));
       return (rows[0] as Row).result();
     },
     async generateBatch(prompts, options = {}) {
       if (prompts.length === 0) return [];
       const rows = startRows(model, prompts, options);
-      for await (const _ of decode(decoder, rows, model, options));
+      for await (const _ of run(rows, options));
       return rows.map((row) => row.result());
     },
     async *stream(prompt, options = {}) {
       const rows = startRows(model, [prompt], options);
-      for await (const { text } of decode(decoder, rows, model, options)) if (text !== "") yield text;
+      for await (const { text } of run(rows, options)) if (text !== "") yield text;
       return (rows[0] as Row).result();
     },
     close: () => decoder.close(),
@@ -129,35 +131,36 @@ export async function* stream(
 }
 
 function startRows(model: CausalLm, prompts: readonly Prompt[], options: GenerateOptions): Row[] {
+  const settings = parseOptions(options);
+  return prompts.map((prompt, index) => startRow(model, prompt, settings, index));
+}
+
+/** Settings with their defaults; throws `config-invalid` naming the option. */
+export function parseOptions(options: GenerateOptions): z.output<typeof generateSchema> {
   const parsed = generateSchema.safeParse(options);
-  if (!parsed.success) {
-    const issue = parsed.error.issues[0];
-    throw new TunesmithError(
-      "config-invalid",
-      `generation option '${issue?.path.join(".")}': ${issue?.message}`,
-      {
-        fix: "correct the option",
-      },
-    );
-  }
-  return prompts.map((prompt, index) => startRow(model, prompt, parsed.data, index));
+  if (parsed.success) return parsed.data;
+  const issue = parsed.error.issues[0];
+  throw new TunesmithError(
+    "config-invalid",
+    `generation option '${issue?.path.join(".")}': ${issue?.message}`,
+    { fix: "correct the option" },
+  );
 }
 
 /** Runs the model until every row has ended; yields each new token's text, and the rest of a row when it ends. */
-async function* decode(
-  decoder: Decoder,
+export async function* decode(
+  sequence: Sequence,
   rows: readonly Row[],
-  model: CausalLm,
+  maxPositions: number,
   { onToken, signal }: GenerateOptions,
 ): AsyncGenerator<{ readonly text: string; readonly row: number }> {
-  const sequence = decoder.start(rows.map((row) => row.prompt));
   for (let step = 0; ; step++) {
     checkCancelled(rows, signal);
     // A row that has ended keeps its place with its last token; nobody reads what comes of it.
     const logits = await (step === 0 ? sequence.read() : sequence.step(rows.map((row) => row.last())));
     for (const [index, row] of rows.entries()) {
       if (row.ended()) continue;
-      const token = row.advance(logits[index] as Float32Array, model.sizes.maxPositions);
+      const token = row.advance(logits[index] as Float32Array, maxPositions);
       if (token.id !== undefined) onToken?.({ id: token.id, text: token.text, row: index });
       yield { text: token.text, row: index };
     }

@@ -2,7 +2,7 @@ import type { z } from "zod";
 import { TunesmithError } from "../../errors/index.js";
 import { rng } from "../../runtime/random/index.js";
 import type { DecodeStream } from "../tokenizer/index.js";
-import type { CausalLm } from "../types.js";
+import type { AnyModel, CausalLm } from "../types.js";
 import type { Generation, generateSchema, Prompt, StopReason } from "./generate.js";
 import { chooseToken } from "./sampling.js";
 import { stopMatcher } from "./stop.js";
@@ -26,9 +26,18 @@ export interface Row {
 /** Tokens of the prompt that the text decoder sees first: what follows depends on them (spaces, cut characters). */
 const CONTEXT_TOKENS = 16;
 
+/** A text that continues a prompt. */
 export function startRow(model: CausalLm, prompt: Prompt, settings: Settings, index: number): Row {
   const start = promptIds(model, prompt);
   checkPrompt(model, start);
+  return rowAfter(model, start, settings, index);
+}
+
+/** What a row asks of its model. */
+export type RowModel = Pick<AnyModel, "config" | "tokenizer">;
+
+/** A text that follows the ids of `start`. Throws `tokenizer-unsupported` for stop strings without a tokenizer. */
+export function rowAfter(model: RowModel, start: readonly number[], settings: Settings, index: number): Row {
   if (settings.stop.length > 0 && !model.tokenizer) throw needsTokenizer("stop strings");
   const ends = new Set(settings.stopIds ?? endIds(model));
   const random = rng(settings.seed, "generate", index);
@@ -78,7 +87,7 @@ function promptIds(model: CausalLm, prompt: Prompt): number[] {
   return ids.length === 0 && bosId !== undefined ? [bosId] : ids;
 }
 
-const needsTokenizer = (what: string) =>
+export const needsTokenizer = (what: string) =>
   new TunesmithError("tokenizer-unsupported", `the model has no tokenizer, which ${what} needs`, {
     fix: "put its tokenizer files beside the model, or give the prompt as ids",
   });
@@ -118,12 +127,12 @@ function checkPrompt(model: CausalLm, ids: readonly number[]): void {
 }
 
 /** End tokens of the config (a number or a list) and of the tokenizer. */
-function endIds(model: CausalLm): number[] {
+function endIds(model: RowModel): number[] {
   const listed = [model.config.eos_token_id, model.tokenizer?.eosId].flat();
   return listed.filter((id): id is number => typeof id === "number");
 }
 
-function textDecoder(model: CausalLm, prompt: readonly number[]): DecodeStream | undefined {
+function textDecoder(model: RowModel, prompt: readonly number[]): DecodeStream | undefined {
   const decoder = model.tokenizer?.decodeStream({ skipSpecialTokens: true });
   for (const id of prompt.slice(-CONTEXT_TOKENS)) decoder?.push(id);
   return decoder;
