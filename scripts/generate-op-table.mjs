@@ -21,28 +21,44 @@ const { decompositions, stops, vjpRules } = await import(
 );
 
 const limits = {
+  AffineGrid: "a known size",
+  Attention: "without windows; is_causal not together with nonpad_kv_seqlen",
   AveragePool: "static spatial lengths",
+  BatchNormalization: "what it normalises by: batchNormMode()",
   Conv: "static spatial lengths for the filter, and for the data where a stride is not 1",
+  ConvInteger: "straight through the rounding; the weights are frozen",
   ConvTranspose: "static spatial lengths for the filter",
+  DFT: "a static length; not one-sided and inverse at once",
+  DequantizeLinear: "data and scale; codes get gradients per unit",
   Dropout: "outside training mode; in training, masks are fed and multiplied",
+  DynamicQuantizeLinear: "straight through the rounding, the scale as given",
   GRU: "static length",
   GridSample: "static spatial lengths and grid",
+  If: "the branch taken where the condition is known, else both, of equal shapes",
   LSTM: "static length",
+  Loop: "at most 256 rounds, of a known number",
   LpPool: "static spatial lengths",
+  MatMulInteger: "straight through the rounding",
   Mod: "floats (fmod=1)",
   Pad: "modes other than constant: static lengths of the padded axes",
+  QuantizeLinear: "straight through the rounding, zero where codes are cut; the scale by LSQ",
   RNN: "static length",
   ReduceProd: "with zeros: first derivative only",
   Resize: "static lengths of the resized axes",
+  RoiAlign: "means of a fixed number of samples, static spatial lengths",
+  STFT: "static lengths of signal, frames and steps",
+  Scan: "at most 256 rounds, of a known number",
   ScatterElements: "reduction none: no duplicate indices; mul: updates not 0",
   ScatterND: "reduction none: no duplicate indices; mul: updates not 0",
   Slice: "a symbolic axis: step 1",
-  "com.microsoft.Attention": "without a cache",
-  "com.microsoft.EmbedLayerNormalization": "not through the mask output",
-  "com.microsoft.GroupQueryAttention": "without a cache",
+  "com.microsoft.Attention": "without a shared cache buffer and without do_rotary",
+  "com.microsoft.DynamicQuantizeMatMul": "the data and the bias",
+  "com.microsoft.GatherBlockQuantized": "rows of tables quantised along the last axis; the scales",
+  "com.microsoft.GroupQueryAttention": "without a quantised cache",
   "com.microsoft.MatMulBnb4": "the data",
-  "com.microsoft.MatMulNBits": "the data and the bias; 4 and 8 bits",
-  "com.microsoft.MultiHeadAttention": "unpacked projections",
+  "com.microsoft.MatMulIntegerToFloat": "the data and the bias",
+  "com.microsoft.MatMulNBits": "the data and the bias; 2, 4 and 8 bits, without g_idx",
+  "com.microsoft.MultiHeadAttention": "without a shared cache buffer",
   "com.microsoft.RotaryEmbedding": "scale 1",
   "com.microsoft.SkipLayerNormalization": "not through the statistics outputs",
   "com.microsoft.SkipSimplifiedLayerNormalization": "not through the statistics outputs",
@@ -57,7 +73,8 @@ const text = `# Operators and their gradients
 
 Written by \`node scripts/generate-op-table.mjs\` from the tables in \`src/autodiff/rules\` and \`src/graph/decompose\`.
 **rule**: a VJP of its own. **decomposition**: differentiated as the simpler operators it stands for. **stops**: no
-gradient flows, on purpose. Any other operator on the path throws \`op-not-differentiable\`. Every rule and decomposition
+gradient flows, on purpose. Any other operator on the path throws \`op-not-differentiable\`. Operators that only move values
+(Reshape, Concat, MaxPool, ...) also pass the gradients of quantised codes, which are counted per unit of the code. Every rule and decomposition
 is checked against central finite differences, in first and second order, by the tests in \`src/autodiff/rules\`.
 
 | operator | gradient | limits |
