@@ -20,6 +20,7 @@ const source = await importSource(
   export { errorMeanings } from "./src/errors/index.ts";
   export { methodNamed, methodNames } from "./src/methods/index.ts";
   export { architectures } from "./src/models/index.ts";
+  export { scoreRegistry } from "./src/training/scores/index.ts";
 `,
 );
 
@@ -66,6 +67,19 @@ const errorsTable = () =>
     Object.entries(source.errorMeanings).map(([code, meaning]) => [`\`${code}\``, meaning]),
   );
 
+const scoresTable = () =>
+  table(
+    ["`--metrics`", "what", "needs", "range", "better", "as computed by"],
+    source.scoreRegistry.map(({ name, summary, needs, range, better, reference }) => [
+      `\`${name}\``,
+      summary,
+      `\`${needs}\``,
+      range,
+      better,
+      reference,
+    ]),
+  );
+
 const architectureList = () =>
   table(
     ["`model_type` in config.json", "default targets of adapters"],
@@ -79,6 +93,7 @@ const schema = () => `${JSON.stringify(source.configJsonSchema(), null, 2)}\n`;
 const changed = [
   put("docs/cli.md", cliPage(), check),
   put("docs/methods.md", withSection("docs/methods.md", "methods", methodsReference()), check),
+  put("docs/evaluation.md", withSection("docs/evaluation.md", "scores", scoresTable()), check),
   put("docs/errors.md", withSection("docs/errors.md", "errors", errorsTable()), check),
   put("docs/formats.md", withSection("docs/formats.md", "architectures", architectureList()), check),
   put("schema/tunesmith.schema.json", schema(), check),

@@ -95,8 +95,11 @@ test("what would do nothing, or cannot be done, is refused with the flag", async
     expect(stderr).toMatch(words);
   };
   await refused(["--data", "good.jsonl"], /--model is missing/);
-  await refused([MODEL, "--data", "code.jsonl", "--metrics", "bleu"], /need a task/);
+  await refused(
+    [MODEL, "--data", "code.jsonl", "--metrics", "bleu"],
+    /--metrics does nothing with --task perplexity/,
+  );
   await refused(["--compare", "good.json"], /--compare/);
   await refused(["--data", "good.jsonl", "--task", "predictions", "--metrics", "blue"], /no metric 'blue'/);
-  await refused([MODEL, "--tasks", "t.yaml", "--data", "code.jsonl"], /brings its own data/);
+  await refused([MODEL, "--tasks", "t.yaml", "--data", "code.jsonl"], /--data does nothing with --tasks/);
 }, 60_000);

@@ -3,6 +3,7 @@ import { TunesmithError } from "../../errors/index.js";
 import type { Tokenizer } from "../../models/index.js";
 import { createEvaluator, nextToken, nextTokenBatches } from "../../training/index.js";
 import type { Context } from "../command.js";
+import { flagOf } from "../config/flags.js";
 import type { EvalConfig } from "../config/schema.js";
 import { formatCount, table } from "../ui.js";
 import {
@@ -25,19 +26,40 @@ export async function runEval(config: EvalConfig, context: Context): Promise<voi
   return runPerplexity(config, context);
 }
 
-/** Options of another kind of evaluation would do nothing; they are refused. */
-function checkOptions({ compare, tasks, task, metrics, out, examples, data }: EvalConfig): void {
-  const refuse = (problem: string, fix: string) => {
-    throw new TunesmithError("config-invalid", problem, { fix });
-  };
-  if (tasks && (data !== undefined || task !== "perplexity" || metrics)) {
-    refuse("--tasks brings its own data, task and metrics", "leave out --data, --task and --metrics");
+/** Which kinds of evaluation read an option; for others it would do nothing. */
+const READ_BY: Partial<Record<keyof EvalConfig, readonly string[]>> = {
+  metrics: ["generate", "choices", "classify", "predictions"],
+  out: ["generate", "choices", "classify", "predictions", "tasks"],
+  examples: ["generate", "choices", "classify", "predictions", "tasks"],
+  limit: ["generate", "choices", "classify", "predictions", "tasks"],
+  promptField: ["generate", "choices", "classify"],
+  targetField: ["generate", "choices", "classify"],
+  labels: ["classify"],
+  delimiter: ["choices", "classify"],
+  numFewshot: ["tasks"],
+  data: ["perplexity", "generate", "choices", "classify", "predictions"],
+  model: ["perplexity", "generate", "choices", "classify", "tasks"],
+  adapter: ["perplexity", "generate", "choices", "classify", "tasks"],
+};
+
+function checkOptions(config: EvalConfig): void {
+  const kinds = [
+    ...(config.compare ? ["compare"] : []),
+    ...(config.tasks ? ["tasks"] : []),
+    ...(config.task === "perplexity" ? [] : [config.task]),
+  ];
+  const [kind = "perplexity", other] = kinds;
+  const shown = (name: string) => (READ_BY.data?.includes(name) ? `--task ${name}` : `--${name}`);
+  if (other !== undefined) {
+    throw new TunesmithError("config-invalid", `${shown(kind)} and ${shown(other)} do not go together`, {
+      fix: "leave one out",
+    });
   }
-  if (!tasks && task === "perplexity" && (metrics || out !== undefined || examples !== undefined)) {
-    refuse("--metrics, --out and --examples need a task", "give --task or --tasks, or leave them out");
-  }
-  if (compare && (tasks || task !== "perplexity")) {
-    refuse("--compare runs no task", "leave out --tasks and --task");
+  for (const [key, readers] of Object.entries(READ_BY)) {
+    if (config[key as keyof EvalConfig] === undefined || readers.includes(kind)) continue;
+    throw new TunesmithError("config-invalid", `${flagOf(key)} does nothing with ${shown(kind)}`, {
+      fix: `leave it out, or use ${readers.map(shown).join(", ")}`,
+    });
   }
 }
 

@@ -84,6 +84,8 @@ describe("tasks give what the harness gives", () => {
     expect(await run({ filter_list: [{ name: "a", filter: [{ function: "b" }] }] })).toBe("config-invalid");
     expect(await run({ dataset_path: "someone/dataset" })).toBe("format-unsupported");
     expect(await run({ num_fewshot: 99, fewshot_config: { sampler: "default" } })).toBe("data-empty");
+    const noExamples = { fewshot_split: null, training_split: null, fewshot_config: undefined };
+    expect(await run({ ...noExamples, num_fewshot: 1 })).toBe("config-invalid");
     expect(await run({ doc_to_text: "{{missing}}" })).toBe("data-invalid");
     expect(await run({ doc_to_text: "{{" })).toBe("config-invalid");
     expect(await codeOf(() => runTasks(model, [task, task]))).toBe("name-conflict");

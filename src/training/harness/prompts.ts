@@ -90,11 +90,20 @@ export async function fewShotOf(
   const { shots, evalSplit, seed = FEWSHOT_SEED } = options;
   if (shots === 0) return { sample: () => [] };
   const { sampler = "default", samples } = task.fewshot_config ?? {};
-  const chosen = task.fewshot_config?.split ?? task.fewshot_split;
+  const chosen = task.fewshot_config?.split ?? task.fewshot_split ?? undefined;
   const split = chosen ?? task.training_split ?? task.validation_split ?? evalSplit;
+  if (chosen === undefined && !samples && split === evalSplit) {
+    throw new TunesmithError(
+      "config-invalid",
+      `task '${task.task}': no split to take ${shots} examples from`,
+      {
+        fix: `name one as fewshot_split; '${evalSplit}' itself is possible, a row is then not its own example`,
+      },
+    );
+  }
   const pool = chosen === undefined && samples ? samples : await data.split(split);
   // What the harness does: a row is kept out of its own examples when they come from the test split.
-  const excludesSelf = (chosen ?? undefined) === (task.test_split ?? undefined);
+  const excludesSelf = chosen === evalSplit;
   const random = pythonRandom(seed);
   const draw = (rows: readonly Doc[], count: number) => {
     if (rows.length >= count) return random.sample(rows.length, count).map((at) => rows[at] as Doc);
