@@ -1,13 +1,21 @@
 export type {
   ArchitectureDefinition,
+  ArchitecturePart,
   TensorArchitecture,
   TensorDescription,
   Wanted,
 } from "./architectures/definition.js";
-export { architectures, tensorArchitectures } from "./architectures/index.js";
+export {
+  architectures,
+  type ConvNetConfig,
+  type ModelConfig,
+  type TorchvisionMobilenetConfig,
+  type TorchvisionResnetConfig,
+  tensorArchitectures,
+} from "./architectures/index.js";
 export type { WeightInit, WeightSpec } from "./architectures/parts/weight-specs.js";
 export { type BuildOptions, causalLm } from "./causal-lm.js";
-export { loadWeights, readJson } from "./checkpoint.js";
+export { loadStateDict, loadWeights, readJson, type StateDict } from "./checkpoint.js";
 export { defaultModelPath } from "./default-model.js";
 export { type ExportedOnnx, type ExportOptions, exportGraph, exportOnnx } from "./export.js";
 export { inputsOf, parameterFeeds } from "./feeds.js";
@@ -24,6 +32,7 @@ export {
   modelName,
 } from "./load.js";
 export { dropout, type Noise, noise, noiseOf } from "./noise.js";
+export { loadOnnxModel } from "./onnx/tensor-model.js";
 export { loadOnnxLm } from "./onnx-lm.js";
 export {
   type AxisSizes,

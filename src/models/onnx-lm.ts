@@ -1,10 +1,11 @@
-import { dirname, fileExists, joinPath } from "#io";
+import { fileExists, joinPath } from "#io";
 import { TunesmithError } from "../errors/index.js";
 import { loadOnnx, nodesOf, reach, type Value } from "../graph/index.js";
 import { readJson } from "./checkpoint.js";
 import { buildOnnx, type OnnxSource } from "./onnx/build.js";
 import { exposeLinearMaps } from "./onnx/linear-maps.js";
 import { readSignature, SEGMENT_MASK, unsupported } from "./onnx/signature.js";
+import { homeOf } from "./onnx/tensor-model.js";
 import { staticInputs } from "./probe.js";
 import { type Site, sitesOf } from "./sites.js";
 import { tokenizerIn } from "./tokenizer-files.js";
@@ -75,14 +76,6 @@ function probeShape({ graph, signature }: OnnxSource): [number, number] {
   const shape = graph.inputs.find(({ name }) => name === signature.ids)?.shape ?? [];
   const [batch = 1, length = 2] = shape.map((dim, axis) => (typeof dim === "number" ? dim : axis + 1));
   return [batch, length];
-}
-
-/** The folder of config and tokenizer: the file's own, or the one above an `onnx` folder. */
-async function homeOf(path: string): Promise<string> {
-  const folder = dirname(path);
-  const above = joinPath(folder, "..");
-  const elsewhere = !(await fileExists(joinPath(folder, "config.json"))) && /(^|[/\\])onnx$/.test(folder);
-  return elsewhere && (await fileExists(above)) ? above : folder;
 }
 
 function sizesOf(source: OnnxSource, probe: LmOutputs, config: Readonly<Record<string, unknown>>): LmSizes {
