@@ -1,5 +1,5 @@
 import { isAdapted, isUnfrozen } from "../../methods/index.js";
-import { type MemoryPlan, memoryPlan, nextToken } from "../../training/index.js";
+import { type MemoryPlan, memoryPlan, nextToken, stateFactor } from "../../training/index.js";
 import { formatBytes, table, type Ui } from "../ui.js";
 import { type Prepared, type RunConfig, trainableCount } from "./train.js";
 
@@ -13,7 +13,7 @@ export function dryRun(config: RunConfig, prepared: Prepared, ui: Ui): void {
   const shape = { batch: batchSize, length: Math.max(...lengths) };
   const memory = memoryPlan(nextToken(model, { batchSize, lengths, padId }), shape, {
     recompute: config.recompute,
-    stateFactor: config.optimizer === "sgd" ? 0 : 2,
+    stateFactor: stateFactor(prepared.optimizer),
   });
   const histogram = rowHistogram(prepared);
   ui.say(`\n${sites.length} places are trained`);

@@ -4,8 +4,7 @@ import { TunesmithError } from "../../errors/index.js";
 import { applyMethod, methodNamed } from "../../methods/index.js";
 import type { CausalLm } from "../../models/index.js";
 import {
-  adam,
-  adamw,
+  createOptimizer,
   createSchedule,
   type Evaluation,
   evaluateOnce,
@@ -13,7 +12,7 @@ import {
   type ModelCardDataset,
   type Optimizer,
   type PlainData,
-  sgd,
+  type ScheduleConfig,
   type TrainOptions,
   type TrainResult,
   train,
@@ -149,7 +148,7 @@ async function prepare(config: RunConfig, { ui, signal }: Context): Promise<Prep
     steps,
     stepsPerEpoch,
     padId: paddingId(tokenizer),
-    optimizer: optimizerOf(config, steps),
+    optimizer: optimizerOf(config, steps, model),
     data: {
       ...source,
       source: config.data,
@@ -226,12 +225,19 @@ function methodOptions(config: RunConfig): Record<string, unknown> {
   );
 }
 
-function optimizerOf(config: TrainConfig, totalSteps: number): Optimizer {
+function optimizerOf(config: TrainConfig, totalSteps: number, model: CausalLm): Optimizer {
   const { lr, weightDecay, maxGradNorm, warmup } = config;
   const rise = warmup >= 1 ? { warmupSteps: Math.round(warmup) } : warmup > 0 ? { warmupRatio: warmup } : {};
-  const schedule = createSchedule({ type: config.schedule, totalSteps, ...rise });
-  const make = { adamw, adam, sgd }[config.optimizer];
-  return make({ lr, weightDecay, maxGradNorm, schedule });
+  const described = { ...rise, ...config.scheduleOptions, type: config.schedule, totalSteps };
+  const names = [...model.parameters.values()].filter(({ trainable }) => trainable).map(({ name }) => name);
+  const options = {
+    maxGradNorm,
+    ...(lr === undefined ? {} : { lr }),
+    ...(weightDecay === undefined ? {} : { weightDecay }),
+    ...config.optimizerOptions,
+  };
+  const schedule = createSchedule(described as ScheduleConfig);
+  return createOptimizer(config.optimizer, options, { schedule, totalSteps, names });
 }
 
 const perplexityOf = ({ loss }: Evaluation): number => Math.exp(loss);

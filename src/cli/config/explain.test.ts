@@ -6,7 +6,7 @@ test("a run's option with type, limits and default", () => {
     expect.objectContaining({ flag: "--warmup", type: "number, at least 0", fallback: 0, required: false }),
   ]);
   expect(explain("model")).toMatchObject([{ required: true, methods: undefined, type: "string" }]);
-  expect(explain("schedule")[0]?.type).toBe('"constant" | "linear" | "cosine" | "inverse-sqrt"');
+  expect(explain("schedule")[0]?.type).toMatch(/^"constant" \| "linear" \| "cosine" \| /);
   expect(explain("prefixCache")[0]?.type).toMatch(/^integer, at least 0 or string, as /);
 });
 

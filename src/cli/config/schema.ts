@@ -1,5 +1,6 @@
 import { z } from "zod";
 import { methodNamed, methodNames } from "../../methods/index.js";
+import { optimizerNames, scheduleNames } from "../../training/optim/index.js";
 import { bytesField, dataField, rowsShape, tokensShape } from "./data-schema.js";
 
 /** One schema per command: it gives the type, the flags, the help, the published JSON schema and the error messages. */
@@ -49,6 +50,14 @@ const adapterShape = {
   anyBase: z.boolean().default(false).describe("apply the adapter although it was trained on another base"),
 };
 
+const simple = z.union([z.number(), z.string(), z.boolean()]);
+/** Options of optimisers as they stand in a file; the optimiser checks them. */
+const optimizerOption = z.union([
+  simple,
+  z.array(z.number()),
+  z.array(z.record(z.string(), z.union([simple, z.record(z.string(), simple)]))),
+]);
+
 /** A training run but for its method's own options. */
 export const trainSchema = z.strictObject({
   model: modelField,
@@ -61,14 +70,22 @@ export const trainSchema = z.strictObject({
   steps: count().optional().describe("optimiser steps; default: from epochs"),
   epochs: z.number().positive().default(1).describe("passes over the data, unless steps are given"),
   seed: z.number().int().nonnegative().default(0).describe("seed of initialisation, order and dropout"),
-  optimizer: z.enum(["adamw", "adam", "sgd"]).default("adamw").describe("optimiser"),
-  lr: z.number().positive().default(2e-4).describe("learning rate"),
-  schedule: z
-    .enum(["constant", "linear", "cosine", "inverse-sqrt"])
-    .default("linear")
-    .describe("learning rate over time"),
+  optimizer: z
+    .enum(optimizerNames as [string, ...string[]])
+    .default("adamw")
+    .describe("optimiser (optimizers.md)"),
+  optimizerOptions: z
+    .record(z.string(), optimizerOption)
+    .default({})
+    .describe("options of the optimiser and of what goes around it, such as betas, loraPlus or emaDecay"),
+  lr: z.number().positive().optional().describe("learning rate; default: the optimiser's, 2e-4 for adamw"),
+  schedule: z.enum(scheduleNames).default("linear").describe("learning rate over time"),
+  scheduleOptions: z
+    .record(z.string(), z.union([z.number(), z.string()]))
+    .default({})
+    .describe("settings of the schedule, such as minFactor, cycles, power or decaySteps"),
   warmup: z.number().min(0).default(0).describe("warm-up: steps, or below 1 a share of all steps"),
-  weightDecay: z.number().min(0).default(0).describe("weight decay"),
+  weightDecay: z.number().min(0).optional().describe("weight decay; default: the optimiser's, mostly 0"),
   maxGradNorm: z.number().positive().default(1).describe("clip the gradients' norm to this"),
   ...runtimeShape,
   accumulate: count().default(1).describe("batches per optimiser step"),

@@ -27,6 +27,18 @@ export type ScheduleConfig =
   | ({ readonly type: "wsd" } & WsdOptions)
   | ({ readonly type: "one-cycle" } & OneCycleOptions);
 
+/** Every schedule's type. */
+export const scheduleNames = [
+  "constant",
+  "linear",
+  "cosine",
+  "cosine-with-restarts",
+  "polynomial",
+  "inverse-sqrt",
+  "wsd",
+  "one-cycle",
+] as const satisfies readonly ScheduleConfig["type"][];
+
 /**
  * The schedule a configuration describes.
  *
@@ -59,7 +71,7 @@ export function createSchedule(config: ScheduleConfig): Schedule {
       return oneCycle(config);
     default:
       throw new TunesmithError("config-invalid", `unknown schedule '${(config as { type: unknown }).type}'`, {
-        fix: "use constant, linear, cosine, cosine-with-restarts, polynomial, inverse-sqrt, wsd or one-cycle",
+        fix: `use one of: ${scheduleNames.join(", ")}`,
       });
   }
 }
