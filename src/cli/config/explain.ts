@@ -47,7 +47,7 @@ function explained(field: Field, schema: z.ZodType, methods: Explanation["method
 }
 
 interface JsonSchema {
-  readonly type?: string;
+  readonly type?: string | readonly string[];
   readonly anyOf?: readonly JsonSchema[];
   readonly enum?: readonly unknown[];
   readonly const?: unknown;
@@ -62,7 +62,8 @@ interface JsonSchema {
 
 /** A JSON schema as people write types: `integer, at least 1`. */
 function typeText(schema: JsonSchema): string {
-  const { type, anyOf, items, additionalProperties } = schema;
+  const { anyOf, items, additionalProperties } = schema;
+  const type = typeof schema.type === "object" ? schema.type.join(" or ") : schema.type;
   if (anyOf) return [...new Set(anyOf.map(typeText))].join(" or ");
   if (schema.enum) return schema.enum.map((value) => JSON.stringify(value)).join(" | ");
   if (schema.const !== undefined) return JSON.stringify(schema.const);
