@@ -1,6 +1,8 @@
-import { existsSync, readdirSync } from "node:fs";
+import { existsSync, mkdtempSync, readdirSync } from "node:fs";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
 import { expect, test } from "vitest";
-import { causalLm, loadModel, loadWeights, readJson } from "../../models/index.js";
+import { causalLm, exportOnnx, loadModel, loadWeights, logitsOf, readJson } from "../../models/index.js";
 import { openSafetensors } from "../../tensor/index.js";
 import { logLikelihoods } from "./loglikelihood.js";
 
@@ -87,3 +89,20 @@ test("batches and chunks change nothing; bad requests are named", async () => {
   const signal = AbortSignal.abort();
   await expect(logLikelihoods(model, short, { signal })).rejects.toMatchObject({ code: "cancelled" });
 }, 60_000);
+
+test.each(["gpt2", "llama"])("an ONNX file: %s", async (name) => {
+  const base = causalLm(await readJson(`${FIXTURES}${name}/config.json`), await loadWeights(FIXTURES + name));
+  const folder = mkdtempSync(join(tmpdir(), "tunesmith-likelihood-"));
+  await exportOnnx(base, folder);
+  const model = await loadModel(join(folder, "model.onnx"));
+  const ids = [3, 9, 4, 1, 7, 2];
+  const logits = await logitsOf(model, ids, session);
+  const vocab = logits.shape[1] as number;
+  const row = (at: number) =>
+    logSoftmax((logits.data as Float32Array).subarray(at * vocab, (at + 1) * vocab));
+  const expected = [2, 3, 4].reduce((sum, at) => sum + (row(at)[ids[at + 1] as number] as number), 0);
+  const [actual] = await logLikelihoods(model, [{ context: ids.slice(0, 3), continuation: ids.slice(3) }], {
+    session,
+  });
+  expect(actual?.logLikelihood).toBeCloseTo(expected, 4);
+});
