@@ -4,6 +4,7 @@ import {
   loadDataset,
   openDataset,
   type RowStream,
+  readTemplate,
   streamOf,
   type TokenizeOptions,
 } from "../data/index.js";
@@ -41,7 +42,11 @@ export async function openAdapted(
 ): Promise<CausalLm> {
   const model = await openModel(options.model, ui, signal);
   if (options.adapter === undefined) return model;
-  const adapted = await loadAdapter(model, options.adapter, { anyBase: options.anyBase });
+  const { tokenizer } = model;
+  const chatTemplate = await readTemplate(options.adapter);
+  // Conversations are laid out as they were when the adapter was trained.
+  const base = tokenizer && chatTemplate ? { ...model, tokenizer: { ...tokenizer, chatTemplate } } : model;
+  const adapted = await loadAdapter(base, options.adapter, { anyBase: options.anyBase });
   ui.note(formatReceipt(adapted.receipt));
   return adapted;
 }

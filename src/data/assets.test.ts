@@ -1,5 +1,6 @@
 import { existsSync } from "node:fs";
 import { expect, test } from "vitest";
+import { openNpz } from "../tensor/formats/index.js";
 import {
   decodeImage,
   decodeWav,
@@ -116,6 +117,12 @@ real("MNIST, a time series, a table without names", async () => {
   expect(ett.times[0]).toBe("2016-07-01 00:00:00");
   const keypoints = await readSeries(`${DATA}/hand-keypoints/keypoint.csv`);
   expect(keypoints.values.shape[1]).toBe(43);
+});
+
+real("rollouts of arrays", async () => {
+  const file = await openNpz(`${DATA}/cartpole/expert-rollouts.npz`);
+  expect(file.tensors.size).toBeGreaterThan(1);
+  await file.close();
 });
 
 real("JSON facts are records without a known layout", async () => {

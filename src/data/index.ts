@@ -23,7 +23,7 @@ export * from "./readers/index.js";
 export { answerRow, labelNames, textsOf } from "./rows.js";
 export { type Split, type SplitOptions, splitDataset } from "./split.js";
 export { openRows, type RowBatch, type RowStream, type StreamOptions } from "./stream.js";
-export { type ResolvedTemplate, resolveTemplate } from "./template.js";
+export { type ResolvedTemplate, readTemplate, resolveTemplate, writeTemplate } from "./template.js";
 export {
   type TokenizedDataset,
   type TokenizeOptions,

@@ -178,14 +178,20 @@ async function guessOf(
   records: Records,
   { fields, layout }: StreamOptions,
 ): Promise<LayoutGuess | undefined> {
+  let values: unknown[] = [];
+  const guess = () => {
+    const found = detectLayout(values, fields ?? {}, layout);
+    values = [];
+    return found;
+  };
   for await (const batch of records()) {
-    const values = batch.filter(({ problem }) => problem === undefined).map(({ value }) => value);
-    for (let at = 0; at < values.length; at += SAMPLE) {
-      const guess = detectLayout(values.slice(at, at + SAMPLE), fields ?? {}, layout);
-      if (guess) return guess;
+    for (const { value, problem } of batch) {
+      if (problem === undefined) values.push(value);
+      const found = values.length === SAMPLE ? guess() : undefined;
+      if (found) return found;
     }
   }
-  return undefined;
+  return guess();
 }
 
 function readBatch(batch: readonly NamedRecord[], layout: Layout, fields: FieldNames): RowBatch {

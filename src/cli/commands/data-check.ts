@@ -40,8 +40,8 @@ export async function runDataCheck(
     });
     await dropped?.flush();
     const seconds = (performance.now() - started) / 1000;
-    if (ui.json) ui.result({ ...check, seconds });
-    else ui.say(checkText(check, seconds));
+    ui.say(checkText(check, seconds));
+    ui.result({ ...check, seconds });
     failIfStrict(check, options.strict);
   } finally {
     for (const { stream } of parts) await stream.close();

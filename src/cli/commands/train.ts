@@ -1,5 +1,14 @@
 import { joinPath, makeDir } from "#io";
-import { type Pack, paddingId, planBatches, prepareRows, type Row, splitDataset } from "../../data/index.js";
+import {
+  type Pack,
+  paddingId,
+  planBatches,
+  prepareRows,
+  type Row,
+  resolveTemplate,
+  splitDataset,
+  writeTemplate,
+} from "../../data/index.js";
 import { TunesmithError } from "../../errors/index.js";
 import { applyMethod, methodNamed } from "../../methods/index.js";
 import type { CausalLm } from "../../models/index.js";
@@ -85,6 +94,7 @@ async function tune(
   const after = result.evaluation ?? (await evaluation(prepared, config));
   if (after) ui.say(`after:  loss ${after.loss.toFixed(4)}, perplexity ${perplexityOf(after).toFixed(2)}`);
   const { receipt, text, kind } = await saveResult(prepared.model, config.out, ui);
+  if (prepared.data.layout === "chat") await recordTemplate(prepared.base, config);
   await following.finished({ kind, before, after, data: prepared.data, receipt, receiptText: text });
   const seconds = (performance.now() - started) / 1000;
   ui.say(`wrote ${config.out} in ${formatDuration(seconds)}`);
@@ -102,6 +112,12 @@ async function tune(
     seconds,
     receipt,
   });
+}
+
+/** What was learnt in one template is worth little in another: it goes with the result. */
+async function recordTemplate(base: CausalLm, { chatTemplate, out }: RunConfig): Promise<void> {
+  const template = await resolveTemplate(tokenizerOf(base), chatTemplate);
+  if (template) await writeTemplate(out, template);
 }
 
 /** Loads model and data, makes rows, applies the method. */
@@ -198,6 +214,9 @@ interface ReadRows {
 async function readRows(config: TrainConfig, ui: Ui): Promise<ReadRows> {
   const dataset = await readData(config.data, config);
   const { dropped, capped } = dataset.report;
+  const { guess } = dataset;
+  if (guess && guess.confidence < 1)
+    ui.note(`read as ${guess.layout}: ${guess.reason} (--layout, --fields; tunesmith data check says more)`);
   if (dropped.length > 0)
     ui.note(
       `${dropped.length} rows or files were left out, such as ${dropped[0]?.row}: ${dropped[0]?.reason}`,

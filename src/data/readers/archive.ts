@@ -1,7 +1,8 @@
 import { joinPath, listDir, openFile, readFile, stat } from "#io";
-import type { ArchiveEntry } from "./entries.js";
+import type { ByteSource } from "../../io/types.js";
+import { readEntry, readZip } from "../../tensor/formats/zip.js";
+import { type ArchiveEntry, isContent } from "./entries.js";
 import { tarEntries } from "./tar.js";
-import { isZip, zipEntries } from "./zip.js";
 
 export type { ArchiveEntry } from "./entries.js";
 
@@ -44,6 +45,21 @@ export async function openArchive(path: string): Promise<Archive> {
 
 const sorted = (entries: ArchiveEntry[]) =>
   entries.sort((a, b) => (a.path < b.path ? -1 : a.path > b.path ? 1 : 0));
+
+async function isZip(source: ByteSource): Promise<boolean> {
+  const head = source.size >= 4 ? await source.read(0, 4) : new Uint8Array(4);
+  return head[0] === 0x50 && head[1] === 0x4b && (head[2] === 3 || head[2] === 5);
+}
+
+async function zipEntries(source: ByteSource): Promise<ArchiveEntry[]> {
+  const files = [...(await readZip(source)).values()].filter(({ name }) => isContent(name));
+  return files.map((entry) => ({
+    name: `${source.name}:${entry.name}`,
+    path: entry.name,
+    size: entry.size,
+    read: () => readEntry(source, entry),
+  }));
+}
 
 async function openFolder(root: string): Promise<Archive> {
   const entries: ArchiveEntry[] = [];

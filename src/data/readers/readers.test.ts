@@ -167,9 +167,7 @@ test("zip and tar: entries at random, damage, long names", async () => {
   const view = new DataView(lying.buffer);
   const directory = view.getUint32(lying.length - 6, true);
   view.setUint32(directory + 24, 900_000_000, true);
-  const claimed = await openArchive(await put("c.zip", lying));
-  await expect(claimed.entries[0]?.read()).rejects.toMatchObject({ code: "file-corrupt" });
-  await claimed.close();
+  await expect(openArchive(await put("c.zip", lying))).rejects.toMatchObject({ code: "file-corrupt" });
   await expect(openMedia(await put("d.zip", zipSync({ "a.txt": png })))).rejects.toMatchObject({
     code: "data-empty",
   });
