@@ -2,7 +2,7 @@ import { listDir } from "#io";
 import { loadTokenizer, type Tokenizer } from "./tokenizer/index.js";
 
 const TOKENIZER_FILE =
-  /^(tokenizer\.(json|model)|spiece\.model|sentencepiece\.bpe\.model|vocab\.json|tok(enizer)?\d*\.bin)$/;
+  /^(tokenizer\.(json|model)|spiece\.model|sentencepiece\.bpe\.model|vocab\.(json|txt)|tok(enizer)?\d*\.bin)$/;
 /** What belongs to a tokenizer without being one. */
 const BESIDE =
   /^(tokenizer_config\.json|special_tokens_map\.json|added_tokens\.json|merges\.txt|chat_template\.(jinja|json)|generation_config\.json)$/;

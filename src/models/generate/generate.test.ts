@@ -79,6 +79,7 @@ function letters(vocabSize: number): Tokenizer {
     hash: "",
     chatTemplate: undefined,
     encode: (text) => Int32Array.from(text, (character) => character.charCodeAt(0) - 97),
+    encodePair: () => ({ ids: new Int32Array(), typeIds: new Int32Array() }),
     decode,
     decodeStream: () => ({ push: (id) => decode([id]), end: () => "" }),
     tokenToId: (token) => token.charCodeAt(0) - 97,

@@ -30,17 +30,29 @@ export function exactPreTokenizer(part: Part | null, normalizer: Part | null): P
       };
     case "Whitespace":
       return { type: "Split", pattern: { Regex: "\\w+|[^\\w\\s]+" }, behavior: "Removed", invert: true };
+    case "WhitespaceSplit":
+      return removed("\\p{White_Space}");
+    case "BertPreTokenizer":
+      return {
+        type: "Sequence",
+        pretokenizers: [removed("\\p{White_Space}"), isolated(PUNCTUATION)],
+      };
     case "Digits":
       return isolated(part.individual_digits ? "\\p{N}" : "\\p{N}+");
     case "Punctuation":
-      return part.behavior === undefined || part.behavior === "Isolated"
-        ? isolated("[\\p{P}\\x21-\\x2F\\x3A-\\x40\\x5B-\\x60\\x7B-\\x7E]")
-        : part;
+      return part.behavior === undefined || part.behavior === "Isolated" ? isolated(PUNCTUATION) : part;
     case "Split":
       return checkedSplit(part, normalizer);
     default:
       return part;
   }
+}
+
+/** Unicode's punctuation, and all of ASCII's signs. */
+const PUNCTUATION = "[\\p{P}\\x21-\\x2F\\x3A-\\x40\\x5B-\\x60\\x7B-\\x7E]";
+
+function removed(pattern: string): Part {
+  return { type: "Split", pattern: { Regex: pattern }, behavior: "Removed", invert: false };
 }
 
 function isolated(pattern: string): Part {

@@ -13,8 +13,10 @@ export { type AddedToken, type TokenizerConfig, tokenizerFromJson } from "./toke
 export type {
   DecodeOptions,
   DecodeStream,
+  EncodedPair,
   EncodeOptions,
   Tokenizer,
   TokenizerSource,
 } from "./types.js";
 export { jsonFromVocabMerges } from "./vocab-merges.js";
+export { jsonFromVocabTxt, type WordPieceConfig } from "./wordpiece.js";

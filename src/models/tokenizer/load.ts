@@ -5,6 +5,7 @@ import { tokenizerFromSentencePiece } from "./sentencepiece.js";
 import { type TokenizerConfig, tokenizerFromJson } from "./tokenizer-json.js";
 import type { Tokenizer } from "./types.js";
 import { jsonFromVocabMerges } from "./vocab-merges.js";
+import { jsonFromVocabTxt } from "./wordpiece.js";
 
 const SENTENCEPIECE_NAMES = ["tokenizer.model", "spiece.model", "sentencepiece.bpe.model"];
 /** llama2.c names its files tokenizer.bin, or tok512.bin after the size of the vocabulary. */
@@ -12,8 +13,8 @@ const LLAMA2C_NAME = /^tok(enizer)?\d*\.bin$/;
 
 /**
  * Loads the tokenizer of a model folder, or a tokenizer file. In a folder the first of these wins:
- * `tokenizer.json`, a SentencePiece `tokenizer.model` / `spiece.model`, `vocab.json` with `merges.txt`, a llama2.c
- * `tokenizer.bin` / `tok<N>.bin`. Beside it `tokenizer_config.json`, `special_tokens_map.json` and
+ * `tokenizer.json`, a SentencePiece `tokenizer.model` / `spiece.model`, `vocab.json` with `merges.txt`, BERT's `vocab.txt`,
+ * a llama2.c `tokenizer.bin` / `tok<N>.bin`. Beside it `tokenizer_config.json`, `special_tokens_map.json` and
  * `chat_template.jinja` / `chat_template.json` are read when present.
  *
  * Throws `tokenizer-unsupported` when none is there, listing what was looked for; `file-not-found` for a path
@@ -47,6 +48,10 @@ export async function loadTokenizer(path: string): Promise<Tokenizer> {
     ? has("vocab.json") && has("merges.txt")
     : has("vocab.json") || has("merges.txt");
   if (vocabMerges) return fromVocabMerges(folder, config);
+  if (has("vocab.txt")) {
+    const json = jsonFromVocabTxt(await readText(joinPath(folder, "vocab.txt")), config);
+    return tokenizerFromJson(json, config, "vocab.txt");
+  }
   const llama2c = names.filter((name) =>
     info.isDirectory ? LLAMA2C_NAME.test(name) : name.endsWith(".bin"),
   );
@@ -82,6 +87,7 @@ function notFound(path: string, names: string[], isDirectory: boolean): never {
     "tokenizer.json",
     ...SENTENCEPIECE_NAMES,
     "vocab.json + merges.txt",
+    "vocab.txt",
     "tokenizer.bin, tok<N>.bin",
   ];
   throw new TunesmithError(

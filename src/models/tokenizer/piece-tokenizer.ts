@@ -38,6 +38,19 @@ export function pieceTokenizer(spec: PieceTokenizerSpec): Tokenizer {
     if (!idsByText.has(piece.text)) idsByText.set(piece.text, id);
   });
   const decode = pieceDecoder(spec);
+  const encode: Tokenizer["encode"] = (text, { addSpecialTokens = true, continuation = false } = {}) => {
+    const marks = addSpecialTokens && !continuation;
+    const ids: number[] = marks && spec.addBos && bosId !== undefined ? [bosId] : [];
+    let first = !continuation;
+    for (const section of sections(text)) {
+      const id = spec.inText.get(section);
+      if (id !== undefined) ids.push(id);
+      else for (const piece of cut(prepare(section, spec, first))) ids.push(piece);
+      first = false;
+    }
+    if (marks && spec.addEos && eosId !== undefined) ids.push(eosId);
+    return Int32Array.from(ids);
+  };
   return {
     source: spec.source,
     vocabSize: pieces.length,
@@ -48,18 +61,11 @@ export function pieceTokenizer(spec: PieceTokenizerSpec): Tokenizer {
     specialIds,
     hash: spec.hash,
     chatTemplate: spec.chatTemplate,
-    encode(text, { addSpecialTokens = true, continuation = false } = {}) {
-      const marks = addSpecialTokens && !continuation;
-      const ids: number[] = marks && spec.addBos && bosId !== undefined ? [bosId] : [];
-      let first = !continuation;
-      for (const section of sections(text)) {
-        const id = spec.inText.get(section);
-        if (id !== undefined) ids.push(id);
-        else for (const piece of cut(prepare(section, spec, first))) ids.push(piece);
-        first = false;
-      }
-      if (marks && spec.addEos && eosId !== undefined) ids.push(eosId);
-      return Int32Array.from(ids);
+    encode,
+    encodePair(first, second, options) {
+      const [a, b] = [encode(first, options), encode(second, options)];
+      const typeIds = new Int32Array(a.length + b.length).fill(1, a.length);
+      return { ids: Int32Array.of(...a, ...b), typeIds };
     },
     decode: (ids, { skipSpecialTokens = false } = {}) =>
       decode(skipSpecialTokens ? [...ids].filter((id) => !specialIds.has(id)) : [...ids]),

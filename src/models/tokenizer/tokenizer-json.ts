@@ -2,8 +2,9 @@ import { Tokenizer as JsonTokenizer } from "@huggingface/tokenizers";
 import { sha256 } from "#io";
 import { TunesmithError } from "../../errors/index.js";
 import { exactPreTokenizer, type Part, withoutPrefix } from "./compat.js";
+import { exactNormalizer } from "./normalizer.js";
 import { streamDecoder } from "./stream.js";
-import type { Tokenizer, TokenizerSource } from "./types.js";
+import type { EncodedPair, Tokenizer, TokenizerSource } from "./types.js";
 import { wordCachedEncoder } from "./word-cache.js";
 
 /** What we call of the library; its type files do not resolve under Node's module rules. */
@@ -15,6 +16,16 @@ interface Engine {
   get_vocab(): Map<string | undefined, number>;
   get_added_tokens_decoder(): Map<number, { content: string; special: boolean }>;
   decoder: unknown;
+  normalizer: ((text: string) => string) | null;
+  readonly post_processor:
+    | ((tokens: string[], pair: string[], addSpecialTokens: boolean) => Processed)
+    | null;
+}
+interface Processed {
+  readonly tokens: string[];
+  /** From processors that leave joining to the caller. */
+  readonly tokens_pair?: string[];
+  readonly token_type_ids?: number[];
 }
 const EngineClass = JsonTokenizer as unknown as new (json: Part, config: TokenizerConfig) => Engine;
 
@@ -104,6 +115,8 @@ export async function tokenizerFromJson(
       const full = byteIds ? expandUnknown(chosen, ids, tokens, byteIds) : ids;
       return Int32Array.from(full.filter((id) => id !== undefined));
     },
+    encodePair: (first, second, { addSpecialTokens = true } = {}) =>
+      encodePair(engine, [first, second], addSpecialTokens, byteIds),
     decode(ids, { skipSpecialTokens = false } = {}) {
       return decode([...ids].filter((id) => known(id) && !(skipSpecialTokens && specialIds.has(id))));
     },
@@ -114,6 +127,37 @@ export async function tokenizerFromJson(
     idToToken: (id) => engine.id_to_token(id),
   };
 }
+
+/** The library's own way joins no pair for byte-level tokenizers, and takes an empty second text for none. */
+function encodePair(
+  engine: Engine,
+  texts: readonly [string, string],
+  addSpecialTokens: boolean,
+  byteIds: Int32Array | undefined,
+): EncodedPair {
+  const [a, b] = texts.map((text) => textTokens(engine, text)) as [string[], string[]];
+  const processed: Processed = engine.post_processor?.(a, b, addSpecialTokens) ?? {
+    tokens: a,
+    tokens_pair: b,
+  };
+  const tokens = [...processed.tokens, ...(processed.tokens_pair ?? [])];
+  const types = processed.token_type_ids ?? tokens.map((_, at) => (at < a.length ? 0 : 1));
+  const unknown = engine.token_to_id(String((engine as { model?: { unk_token?: string } }).model?.unk_token));
+  const ids: number[] = [];
+  const typeIds: number[] = [];
+  tokens.forEach((token, at) => {
+    const id = engine.token_to_id(token) ?? unknown;
+    if (id === undefined) return;
+    for (const each of byteIds ? expandUnknown(engine, [id], [token], byteIds) : [id]) {
+      ids.push(each);
+      typeIds.push(types[at] ?? 0);
+    }
+  });
+  return { ids: Int32Array.from(ids), typeIds: Int32Array.from(typeIds) };
+}
+
+const textTokens = (engine: Engine, text: string): string[] =>
+  text === "" ? [] : engine.encode(text, { add_special_tokens: false }).tokens;
 
 function textOf(token: string | { content: string }): string {
   return typeof token === "string" ? token : token.content;
@@ -157,6 +201,8 @@ function build(json: Part, config: TokenizerConfig): Engine {
     const eos = config.eos_token ? textOf(config.eos_token) : undefined;
     const engine = new EngineClass(json, { additional_special_tokens: extra, eos_token: eos });
     keepByteOrderMarks(engine.decoder);
+    engine.normalizer =
+      exactNormalizer(json.normalizer as Part | null, engine.normalizer) ?? engine.normalizer;
     return engine;
   } catch (cause) {
     throw new TunesmithError(

@@ -1,5 +1,10 @@
 /** Which file a tokenizer was read from. */
-export type TokenizerSource = "tokenizer.json" | "vocab.json+merges.txt" | "sentencepiece" | "llama2.c";
+export type TokenizerSource =
+  | "tokenizer.json"
+  | "vocab.json+merges.txt"
+  | "vocab.txt"
+  | "sentencepiece"
+  | "llama2.c";
 
 export interface EncodeOptions {
   /** Adds what the model expects around a text (a beginning-of-sequence token, ...). Default true. */
@@ -24,6 +29,14 @@ export interface DecodeStream {
   end(): string;
 }
 
+/** A pair of texts as one row: a question and a passage, two sentences to compare. */
+export interface EncodedPair {
+  /** `[tokens]` */
+  readonly ids: Int32Array;
+  /** Which text each token belongs to (`token_type_ids`), `[tokens]`. */
+  readonly typeIds: Int32Array;
+}
+
 /** A tokenizer. Plain data and closures; safe to share. */
 export interface Tokenizer {
   readonly source: TokenizerSource;
@@ -41,6 +54,8 @@ export interface Tokenizer {
   readonly chatTemplate: string | undefined;
   /** Ids of a text, `[tokens]`. */
   encode(text: string, options?: EncodeOptions): Int32Array;
+  /** Ids of two texts, with what the model expects around and between them unless `addSpecialTokens` is false. */
+  encodePair(first: string, second: string, options?: Pick<EncodeOptions, "addSpecialTokens">): EncodedPair;
   /** Text of ids. Ids without a token (padding rows of a vocabulary) give nothing. */
   decode(ids: Iterable<number>, options?: DecodeOptions): string;
   decodeStream(options?: DecodeOptions): DecodeStream;
