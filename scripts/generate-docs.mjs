@@ -20,6 +20,7 @@ const source = await importSource(
   export { errorMeanings } from "./src/errors/index.ts";
   export { methodNamed, methodNames } from "./src/methods/index.ts";
   export { architectures } from "./src/models/index.ts";
+  export { optimizerModifiers, optimizerNamed, optimizerNames } from "./src/training/optim/index.ts";
   export { scoreRegistry } from "./src/training/scores/index.ts";
 `,
 );
@@ -61,6 +62,31 @@ function methodsReference() {
   return [overview, ...options].join("\n\n");
 }
 
+/** One row per optimiser, the options of each, and of what goes around all of them. */
+function optimizersReference() {
+  const entries = source.optimizerNames.map((name) => source.optimizerNamed(name));
+  const overview = table(
+    ["optimiser", "what it is", "paper (arXiv)"],
+    entries.map(({ name, summary, paper }) => [
+      `\`${name}\``,
+      summary,
+      paper ? `[${paper}](https://arxiv.org/abs/${paper})` : "",
+    ]),
+  );
+  const options = ({ shape }) =>
+    table(
+      ["option", "default", "what"],
+      Object.entries(shape).map(([key, schema]) => {
+        const { fallback, description, choices } = source.fieldOf(key, schema);
+        const shown = fallback === undefined ? "" : `\`${JSON.stringify(fallback)}\``;
+        return [`\`${key}\``, shown, choices ? `${description} (${choices.join(", ")})` : description];
+      }),
+    );
+  const each = entries.map(({ name, options: own }) => `### Options of \`${name}\`\n\n${options(own)}`);
+  const around = `## Around every optimiser\n\n${options(source.optimizerModifiers)}`;
+  return [overview, around, "## Options", ...each].join("\n\n");
+}
+
 const errorsTable = () =>
   table(
     ["code", "meaning"],
@@ -94,6 +120,7 @@ const changed = [
   put("docs/cli.md", cliPage(), check),
   put("docs/methods.md", withSection("docs/methods.md", "methods", methodsReference()), check),
   put("docs/evaluation.md", withSection("docs/evaluation.md", "scores", scoresTable()), check),
+  put("docs/optimizers.md", withSection("docs/optimizers.md", "optimizers", optimizersReference()), check),
   put("docs/errors.md", withSection("docs/errors.md", "errors", errorsTable()), check),
   put("docs/formats.md", withSection("docs/formats.md", "architectures", architectureList()), check),
   put("schema/tunesmith.schema.json", schema(), check),
