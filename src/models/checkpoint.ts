@@ -3,9 +3,14 @@ import { TunesmithError } from "../errors/index.js";
 import { constant, type Value } from "../graph/index.js";
 import {
   type LazyTensor,
+  loadStored,
   openSafetensors,
   openSharded,
+  openTorch,
+  parseJsonTensors,
   readTensor,
+  type StoredTensor,
+  type Tensor,
   type TensorRef,
   tensor,
   toFloat32,
@@ -15,10 +20,43 @@ import {
 import type { Weights } from "./types.js";
 
 /** Named weights of a safetensors checkpoint (folder, index or file) as graph constants. */
-export async function loadWeights(path: string): Promise<Weights> {
-  const file = await openSharded(path);
+export async function loadWeights(path: string, baseName?: string): Promise<Weights> {
+  const file = await openSharded(path, baseName);
   const refs = await asFloat32([...file.entries.values()]);
   return new Map(refs.map((ref): [string, Value] => [ref.name, constant(ref, ref.name)]));
+}
+
+/** A file of named tensors, and what it says of the model, if anything. */
+export interface StateDict {
+  readonly weights: Weights;
+  readonly config?: Readonly<Record<string, unknown>>;
+}
+
+/** Named weights of one file: safetensors, a PyTorch checkpoint (`.pth`, `.pt`, `.th`, `.bin`), or tensors in JSON. */
+export async function loadStateDict(path: string): Promise<StateDict> {
+  if (path.endsWith(".safetensors")) return { weights: await loadWeights(path) };
+  if (path.endsWith(".json")) {
+    const { tensors, config } = parseJsonTensors(await readText(path), path);
+    return { weights: new Map([...tensors].map(([name, value]) => [name, inMemory(name, value)])), config };
+  }
+  const file = await openTorch(path);
+  const weights = new Map<string, Value>();
+  for (const [name, stored] of file.tensors) weights.set(name, await asConstant(name, stored));
+  return { weights };
+}
+
+const inMemory = (name: string, { dtype, shape, data }: Tensor): Value =>
+  constant(
+    HALF.has(dtype)
+      ? tensor("float32", shape, toFloat32({ dtype, shape, data } as Tensor))
+      : { dtype, shape, data },
+    name,
+  );
+
+/** What lies in the file as it is computed with stays there. */
+async function asConstant(name: string, stored: StoredTensor): Promise<Value> {
+  const mapped = "source" in stored && !HALF.has(stored.dtype) && stored.offset % 4 === 0;
+  return mapped ? constant(stored, name) : inMemory(name, await loadStored(stored));
 }
 
 const HALF = new Set(["float16", "bfloat16", "float64"]);
