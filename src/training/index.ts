@@ -38,6 +38,7 @@ export type {
 export * from "./optim/index.js";
 export * from "./scores/index.js";
 export { createStepper, type Stepper, type StepperOptions } from "./stepper.js";
+export * from "./tasks/index.js";
 export {
   type ExampleSource,
   type LossInputs,
