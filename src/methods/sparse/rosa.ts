@@ -23,7 +23,7 @@ const schema = siteConfigSchema.extend({
     .lt(1)
     .default(0.003)
     .describe("share d of each weight's entries that is trained"),
-  warmup: z
+  maskAfter: z
     .number()
     .int()
     .min(0)
@@ -112,12 +112,12 @@ export const rosaMethod = {
 
 /** The low-rank part warms up; then gradients of the whole weights choose each site's entries; then both parts train. */
 function chooseMasks({ config, sites }: HookContext<RosaConfig>): TrainingHooks {
-  const { warmup, maskGrads, maskMode } = config;
+  const { maskAfter, maskGrads, maskMode } = config;
   const sparse = sites.filter(({ tensors }) => tensors.rosa_values);
   const values = new Set(sparse.map(({ tensors }) => tensors.rosa_values?.name));
   const scores = new Map<HookSite, Float64Array>();
-  const isCollecting = (step: number) => step > warmup && step <= warmup + maskGrads;
-  const isChosen = (step: number) => step > warmup + maskGrads;
+  const isCollecting = (step: number) => step > maskAfter && step <= maskAfter + maskGrads;
+  const isChosen = (step: number) => step > maskAfter + maskGrads;
   return {
     wantedWeights: ({ step }) => (isCollecting(step) ? sparse.map(({ weightName }) => weightName) : []),
     isTrained(name, { step }) {
@@ -135,7 +135,7 @@ function chooseMasks({ config, sites }: HookContext<RosaConfig>): TrainingHooks 
       }
     },
     afterUpdate({ step }) {
-      if (step !== warmup + maskGrads) return;
+      if (step !== maskAfter + maskGrads) return;
       for (const [site, sum] of scores) {
         const places = site.tensors.rosa_places?.tensor.data as BigInt64Array;
         places.set(largest(sum, places.length));
@@ -161,7 +161,7 @@ function largest(numbers: Float64Array, count: number): BigInt64Array {
  * @example
  * ```ts
  * import { rosa } from "tunesmith/methods";
- * const adaptation = rosa({ rank: 8, density: 0.006, warmup: 64, targets: "all-linear" });
+ * const adaptation = rosa({ rank: 8, density: 0.006, maskAfter: 64, targets: "all-linear" });
  * ```
  */
 export const rosa = (config: z.input<typeof schema> = {}): Adaptation<RosaConfig> => ({
