@@ -18,8 +18,8 @@ export interface Command<S extends z.ZodObject = z.ZodObject> {
   /** Options that may also come from a file (`--config`). */
   readonly configFile?: boolean;
   readonly schema: S;
-  /** Flags shown besides those of `schema`: options of methods, checked by `schemaFor`. */
-  readonly extra?: Readonly<Record<string, z.ZodType>>;
+  /** Flags besides those of `schema`: the options of the method that is used, checked by `schemaFor`. */
+  readonly extra?: (method: string) => Readonly<Record<string, z.ZodType>>;
   /** The schema of a particular call, when it depends on the options. */
   readonly schemaFor?: (given: Readonly<Record<string, unknown>>) => z.ZodObject;
   /** The option that may be given without its flag. */

@@ -2,12 +2,12 @@ import { type Command, command } from "./command.js";
 import { dataCheckSchema, dataShowSchema, dataSplitSchema } from "./config/data-schema.js";
 import { configExplainSchema, configShowSchema } from "./config/inspection.js";
 import {
-  allMethodOptions,
   evalSchema,
   exportSchema,
   generateFlagsSchema,
   inspectSchema,
   mergeSchema,
+  methodOptions,
   methodsSchema,
   quickstartSchema,
   runSchema,
@@ -37,7 +37,7 @@ export const commands: readonly Command[] = [
     summary: "train an adapter (or the whole model) on text",
     configFile: true,
     schema: trainSchema,
-    extra: allMethodOptions(),
+    extra: methodOptions,
     schemaFor: ({ method }) => runSchema(typeof method === "string" ? method : "lora"),
     example:
       "tunesmith train --model MODEL --data notes.jsonl --method lora --rank 8 --targets q_proj,v_proj --out adapter",

@@ -44,13 +44,28 @@ async function runCall({ command, flags, config, set, json }: Call): Promise<voi
   }
 }
 
+/** The method a command line, or the configuration file it names, asks for. */
+async function methodIn(args: readonly string[]): Promise<string> {
+  const valueOf = (flag: string) => {
+    const joined = args.find((arg) => arg.startsWith(`${flag}=`));
+    return joined?.slice(flag.length + 1) ?? args[args.indexOf(flag) + 1 || args.length];
+  };
+  const named = valueOf("--method");
+  const path = valueOf("--config");
+  if (named !== undefined || path === undefined) return named ?? "lora";
+  // What is wrong with the file is said when the command reads it.
+  const file = await readConfigFile(path).catch(() => undefined);
+  const method = file?.values.method;
+  return typeof method === "string" ? method : "lora";
+}
+
 /** Runs the command line; gives the exit code. */
 export async function main(args: readonly string[]): Promise<number> {
   const debug = args.includes("--debug");
   // A reader that has seen enough (`| head`) is no error.
   process.stdout.on("error", (error: NodeJS.ErrnoException) => process.exit(error.code === "EPIPE" ? 0 : 1));
   try {
-    const program = createProgram(commands, version(), runCall);
+    const program = createProgram(commands, { version: version(), method: await methodIn(args) }, runCall);
     if (args.length === 0) {
       program.outputHelp();
       return 0;

@@ -28,7 +28,7 @@ const grouped = command({
 
 async function parsed(...args: string[]): Promise<Call> {
   let call: Call | undefined;
-  const program = createProgram([plain, grouped], "0", async (got) => {
+  const program = createProgram([plain, grouped], { version: "0", method: "lora" }, async (got) => {
     call = got;
   });
   await program.parseAsync(args, { from: "user" });

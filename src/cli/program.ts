@@ -14,10 +14,13 @@ export interface Call {
   readonly debug: boolean;
 }
 
-/** The commander program of all commands; `onCall` gets what was asked. Errors are thrown, not printed. */
+/**
+ * The commander program of all commands; `onCall` gets what was asked. Flags of methods are those of `method` alone: two
+ * methods may mean different things by one name. Errors are thrown, not printed.
+ */
 export function createProgram(
   commands: readonly Command[],
-  version: string,
+  { version, method }: { readonly version: string; readonly method: string },
   onCall: (call: Call) => Promise<void>,
 ): Commander {
   const program = new Commander("tunesmith")
@@ -27,7 +30,7 @@ export function createProgram(
     .helpCommand(false)
     .exitOverride()
     .configureOutput({ writeErr: () => {} });
-  for (const command of commands) addCommand(program, command, onCall);
+  for (const command of commands) addCommand(program, command, method, onCall);
   return program;
 }
 
@@ -49,13 +52,18 @@ function groupOf(program: Commander, name: string): Commander {
     .configureOutput({ writeErr: (text) => process.stdout.write(text), outputError: () => {} });
 }
 
-function addCommand(program: Commander, command: Command, onCall: (call: Call) => Promise<void>): void {
+function addCommand(
+  program: Commander,
+  command: Command,
+  method: string,
+  onCall: (call: Call) => Promise<void>,
+): void {
   const [first = "", second] = command.name.split(" ");
   const parent = second === undefined ? program : groupOf(program, first);
   const sub = parent.command(second ?? first).description(command.summary);
   sub.configureOutput({ writeErr: () => {} });
   const own = Object.entries(command.schema.shape).map(([key, part]) => fieldOf(key, part as z.ZodType));
-  const extra = Object.entries(command.extra ?? {}).map(([key, part]) => fieldOf(key, part));
+  const extra = Object.entries(command.extra?.(method) ?? {}).map(([key, part]) => fieldOf(key, part));
   const fields = [...own, ...extra];
   const positional = fields.find(({ key }) => key === command.positional);
   const several = positional?.kinds.has("array of string");
@@ -64,7 +72,8 @@ function addCommand(program: Commander, command: Command, onCall: (call: Call) =
     sub.addOption(optionOf(field));
     if (field.off !== undefined) sub.addOption(new Option(field.flag.replace("--", "--no-"), field.off));
   }
-  for (const field of extra) sub.addOption(optionOf(field).helpGroup("Options of methods:"));
+  for (const field of extra)
+    sub.addOption(optionOf(field).helpGroup(`Options of ${method} (another: --method NAME --help):`));
   if (command.configFile) {
     sub.option("--config <file>", "YAML or JSON file with any of these options");
     const several = (text: string, before: readonly string[] = []) => [...before, text];

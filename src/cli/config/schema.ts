@@ -223,9 +223,9 @@ export const runSchema = (method: string): z.ZodObject =>
     method: z.literal(method).default(method).describe("what is trained"),
   });
 
-/** Every option any method has. */
-export const allMethodOptions = (): Record<string, z.ZodType> =>
-  Object.assign({}, ...methodNames.map((name) => methodNamed(name).options.shape));
+/** The options of one method; of none that is unknown, which `runSchema` will say. */
+export const methodOptions = (method: string): Record<string, z.ZodType> =>
+  methodNames.includes(method) ? (methodNamed(method).options.shape as Record<string, z.ZodType>) : {};
 
 const extendsSchema = {
   description: "configuration files to start from, relative to this one; later ones win, this file over all",
