@@ -1,6 +1,6 @@
 import { describe, expect, test } from "vitest";
 import { TunesmithError } from "../errors/index.js";
-import { input, makeGraph, makeNode, nodesOf, op, ops, scope, type Value } from "../graph/index.js";
+import { constant, input, makeGraph, makeNode, nodesOf, op, ops, scope, type Value } from "../graph/index.js";
 import { createSession, evaluate } from "../runtime/index.js";
 import { tensor } from "../tensor/index.js";
 import { gradients, vjp } from "./gradients.js";
@@ -124,6 +124,18 @@ describe("what is not differentiated", () => {
     const rounded = ops.customVjp(op("Round", [x]), [x], [], (_, dy) => [dy]);
     const through = gradients(sum(ops.mul(rounded, rounded)), [x]);
     expect(await numbers(through, { x: f64(1.2, 2.9) }, [x])).toEqual([[2, 6]]);
+  });
+
+  test("rows that are masked as a whole, and cleaned by the graph, give zeros and not NaN", async () => {
+    const x = input("x", "float64", [2, 2]);
+    const mask = constant(tensor("float64", [2, 2], [0, 0, -Infinity, -Infinity]));
+    const y = ops.softmax(ops.add(x, mask));
+    const clean = ops.where(op("IsNaN", [ops.cast(y, "float32")]), 0, y);
+    const direct = ops.where(op("IsNaN", [y]), 0, y);
+    const [dx] = gradients(sum(ops.mul(direct, x)), [x]) as [Value];
+    const [values, grads] = await numbers([clean, dx], { x: tensor("float64", [2, 2], [1, 1, 2, 3]) }, [x]);
+    expect(values).toEqual([0.5, 0.5, 0, 0]);
+    expect(grads).toEqual([0.5, 0.5, 0, 0]);
   });
 
   test("a saved value of customVjp is differentiated in the second order", async () => {

@@ -3,9 +3,11 @@ import {
   decompositionOf,
   dependencies,
   describe,
+  makeNode,
   type Node,
   ops,
   reach,
+  sameShape,
   type Value,
   withScope,
 } from "../graph/index.js";
@@ -71,6 +73,7 @@ function reverse(
     stops,
   );
   const active = activeValues(nodes, wrt);
+  const clean = cleanedValues(nodes);
   const arrived = new Map<Value, Value[]>();
   const send = (value: Value, gradient: Value) => {
     const list = arrived.get(value);
@@ -85,14 +88,36 @@ function reverse(
   for (const seed of seeds) send(seed.output, seed.gradient);
   for (const node of nodes.toReversed()) {
     if (!node.outputs.some((value) => active.has(value))) continue;
-    withScope(node.scope, () => backThrough(node, active, total, send));
+    withScope(node.scope, () => backThrough(node, { active, clean }, total, send));
   }
   return wrt.map(total);
 }
 
+/** What the reverse pass knows of the graph as a whole. */
+interface Surroundings {
+  readonly active: ReadonlySet<Value>;
+  readonly clean: ReadonlyMap<Value, Value>;
+}
+
+/**
+ * Values that the graph itself replaces where they are NaN, `Where(IsNaN(y), 0, y)`, with what it makes of them: exporters
+ * write this behind a softmax whose rows may be masked as a whole. A derivative that reads y must read the clean one.
+ */
+function cleanedValues(nodes: readonly Node[]): Map<Value, Value> {
+  const clean = new Map<Value, Value>();
+  for (const { op: name, inputs, outputs } of nodes) {
+    const test = inputs[0]?.source;
+    const value = inputs[2];
+    if (name !== "Where" || test?.kind !== "node" || test.node.op !== "IsNaN" || !value) continue;
+    if (test.node.inputs[0] === value && outputs[0] && sameShape(outputs[0].shape, value.shape))
+      clean.set(value, outputs[0]);
+  }
+  return clean;
+}
+
 function backThrough(
   node: Node,
-  active: ReadonlySet<Value>,
+  { active, clean }: Surroundings,
   total: (value: Value) => Value | undefined,
   send: (value: Value, gradient: Value) => void,
 ): void {
@@ -104,16 +129,18 @@ function backThrough(
     return value !== undefined && active.has(value);
   };
   const rule = findRule(node);
+  const codes = movesCodes(node, active);
   if (!rule) {
-    for (const [value, gradient] of throughDecomposition(node, dys, active)) {
+    const found = codes ? throughFloats(node, dys, active) : throughDecomposition(node, dys, active);
+    for (const [value, gradient] of found) {
       checkShape(node, "an operand", value, gradient);
       send(value, gradient);
     }
     return;
   }
-  const codes = movesCodes(node, active);
   const inputs = codes ? asFloats(node.inputs, active) : (node.inputs as readonly Value[]);
-  const outputs = codes ? asFloats(node.outputs, active) : node.outputs;
+  const own = node.outputs.map((value) => clean.get(value) ?? value);
+  const outputs = codes ? asFloats(own, active) : own;
   const context = { node, inputs, outputs, dys, dy, needs };
   rule(context).forEach((gradient, index) => {
     const value = node.inputs[index];
@@ -145,6 +172,25 @@ function throughDecomposition(
   return reverse(seeds, wanted, operands).flatMap((gradient, at) =>
     gradient ? [[wanted[at] as Value, gradient] as const] : [],
   );
+}
+
+/** An operator over codes, as the same one over floats. */
+function throughFloats(
+  node: Node,
+  dys: readonly (Value | undefined)[],
+  active: ReadonlySet<Value>,
+): (readonly [Value, Value])[] {
+  const inputs = asFloats(node.inputs, active);
+  const real = makeNode(node.op, inputs, node.attrs, { outputs: node.outputs.length });
+  const carrying = new Map(
+    node.inputs.flatMap((value, at) =>
+      value && active.has(value) ? [[inputs[at] as Value, value] as const] : [],
+    ),
+  );
+  return throughDecomposition(real, dys, new Set(carrying.keys())).map(([value, gradient]) => [
+    carrying.get(value) as Value,
+    gradient,
+  ]);
 }
 
 /** Values that depend on `wrt` through floating-point operators, or as codes of such values. */

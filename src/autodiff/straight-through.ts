@@ -11,7 +11,7 @@ const QUANTISES =
 
 /** Operators that only move codes, or pick among them; their rules are written for floats. */
 const MOVES = new Set(
-  "Identity Reshape Flatten Squeeze Unsqueeze Transpose Concat Split Slice Gather Expand Tile Pad DepthToSpace SpaceToDepth MaxPool Cast".split(
+  "Identity Reshape Flatten Squeeze Unsqueeze Transpose Concat Split Slice Gather Expand Tile Pad DepthToSpace SpaceToDepth Resize MaxPool Cast".split(
     " ",
   ),
 );

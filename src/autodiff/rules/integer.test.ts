@@ -208,6 +208,20 @@ describe("QuantizeLinear and DequantizeLinear", () => {
     };
     await same([2, 32], (x) => dequantise(moved(op("QuantizeLinear", [x, scale, zero])), scale, zero), moved);
   });
+  test("codes that are resized and rearranged on the way", async () => {
+    const [scale, zero] = [number(0.02), number(128, "uint8")];
+    const moved = (x: Value) => {
+      const large = op("Resize", [x, undefined, vector(1, 1, 2, 2)], { mode: { s: "nearest" } });
+      return op("SpaceToDepth", [large], { blocksize: { i: 4 } });
+    };
+    const to = (x: Value) => dequantise(moved(op("QuantizeLinear", [x, scale, zero])), scale, zero);
+    await same([1, 1, 4, 4], to, moved);
+    const lower = ["Resize", "SpaceToDepth"];
+    const operands: Operand[] = [{ shape: [1, 1, 4, 4], range: [-1, 1] }];
+    expect(
+      await compareDecomposition(compile, { operands, build: (x) => to(x as Value), lower }),
+    ).toBeLessThan(1e-6);
+  });
   test("a cast of a float to an integer still stops", async () => {
     const [got, want] = await both(
       [4],
@@ -216,6 +230,19 @@ describe("QuantizeLinear and DequantizeLinear", () => {
     );
     expect(got).toEqual(want);
   });
+});
+
+test("DynamicQuantizeLSTM has the gradient of the LSTM over its dequantised weights", async () => {
+  const [w, r] = [codes("int8", [1, 3, 8], [-40, 40]), codes("int8", [1, 2, 8], [-40, 40])];
+  const [scale, zero] = [vector(0.02), constant(tensor("int8", [1], [3]))];
+  const attrs: Attrs = { hidden_size: { i: 2 } };
+  const gaps = Array<undefined>(5).fill(undefined);
+  const plain = (q: Value) => ops.transposeLast(dequantise(q, ops.reshape(scale, []), ops.reshape(zero, [])));
+  await same(
+    [4, 1, 3],
+    (x) => op("DynamicQuantizeLSTM", [x, w, r, ...gaps, scale, zero, scale, zero], attrs, MS),
+    (x) => op("LSTM", [x, plain(w), plain(r)], attrs),
+  );
 });
 
 describe("operators over codes", () => {

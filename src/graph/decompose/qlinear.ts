@@ -1,4 +1,4 @@
-import { op } from "../create.js";
+import { makeNode, op } from "../create.js";
 import { floatAttr, intAttr } from "../infer/types.js";
 import * as ops from "../ops/index.js";
 import type { Attrs, Node, Value } from "../types.js";
@@ -100,6 +100,27 @@ const softmax = (x: Value, node: Node): Value => {
   return ops.reshape(ops.softmax(op("Flatten", [x], { axis: { i: axis } })), x.shape, [x]);
 };
 
+/** An LSTM whose weights are codes `[directions, in, 4·hidden]`; what it rounds of its data is not reproduced. */
+const quantisedLstm: Decomposition = (inputs, node) => {
+  const [x, w, r, b, lengths, h, c, p, wScale, wZero, rScale, rZero] = inputs as [
+    Value,
+    Value,
+    Value,
+    ...Inputs,
+  ];
+  const weights = (code: Value, scale: Value | undefined, zero: Value | undefined) => {
+    const along = (value: Value) => {
+      const flat = ops.cast(value, "float32");
+      return value.shape.length === 2 ? ops.unsqueeze(flat, 1) : ops.unsqueeze(flat, 1, 2);
+    };
+    const codes = ops.cast(code, "float32");
+    const centred = zero ? ops.sub(codes, along(zero)) : codes;
+    return ops.transposeLast(ops.mul(centred, along(scale as Value)));
+  };
+  const operands = [x, weights(w, wScale, wZero), weights(r, rScale, rZero), b, lengths, h, c, p];
+  return makeNode("LSTM", operands, node.attrs, { outputs: node.outputs.length }).outputs;
+};
+
 /** Operators over codes as the float operators they approximate, between DequantizeLinear and QuantizeLinear. */
 export const qlinears: DecompositionTable = {
   QLinearConv: qlinearConv,
@@ -117,4 +138,5 @@ export const qlinears: DecompositionTable = {
   ),
   "com.microsoft.QLinearConcat": qlinearConcat,
   "com.microsoft.QLinearWhere": qlinearWhere,
+  "com.microsoft.DynamicQuantizeLSTM": quantisedLstm,
 };

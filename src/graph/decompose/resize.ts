@@ -1,3 +1,4 @@
+import { isFloat } from "../../tensor/index.js";
 import { constantNumbers } from "../constants.js";
 import { floatAttr, intAttr, intsAttr, stringAttr } from "../infer/types.js";
 import * as ops from "../ops/index.js";
@@ -103,9 +104,19 @@ function alongAxis(x: Value, axis: number, matrix: Value): Value {
   return ops.transpose(turned, swap);
 }
 
-/** Interpolation is linear in the data: one constant matrix per resized axis. */
+/** Interpolation is linear in the data: one constant matrix per resized axis. Integers are interpolated as floats. */
 const resize: Decomposition = (inputs, node) => {
-  const x = inputs[0] as Value;
+  const given = inputs[0] as Value;
+  if (isFloat(given.dtype)) return resized(given, inputs, node);
+  const [y] = resized(ops.cast(given, "float32"), inputs, node);
+  return [y && ops.cast(y, given.dtype)];
+};
+
+function resized(
+  x: Value,
+  inputs: readonly (Value | undefined)[],
+  node: Node,
+): readonly (Value | undefined)[] {
   const rank = x.shape.length;
   const target = (node.outputs[0] as Value).shape;
   const axes = intsAttr(node.attrs, "axes")?.map((axis) => (axis < 0 ? axis + rank : axis)) ?? [
@@ -136,6 +147,6 @@ const resize: Decomposition = (inputs, node) => {
   });
   if (!inside) return [y];
   return [ops.add(y, ops.mul(ops.sub(1, inside), floatAttr(node.attrs, "extrapolation_value", 0)))];
-};
+}
 
 export const resizes: DecompositionTable = { Resize: resize };

@@ -12,6 +12,7 @@ import type {
   OperatorSetIdProto,
   TensorProto,
 } from "./generated/onnx_pb.js";
+import { inOrder } from "./order.js";
 import { importedScope } from "./scopes.js";
 import { upgrade } from "./upgrade.js";
 
@@ -84,7 +85,7 @@ export function buildGraph(
     define(scope, info.name, value);
     inputs.push(value);
   });
-  for (const node of graph.node) buildNode(node, scope);
+  for (const node of inOrder(graph.node)) buildNode(node, scope);
   const outputs = graph.output.map(({ name }): [string, Value] => [
     name,
     lookup(scope, name, "an output of the graph"),

@@ -152,6 +152,8 @@ async function tensorMessage(reader: Reader, start: number, end: number): Promis
   const out: Uint8Array[] = [];
   for (const field of fields) {
     if (field === single) out.push(...selfReference(field.value, field.end - field.value));
+    // Some writers say that the data is here, behind the data: that would undo the reference.
+    else if (single && field.number === 14) continue;
     else out.push(await reader.bytes(field.start, field.end));
   }
   return out;
