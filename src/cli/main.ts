@@ -46,12 +46,12 @@ async function runCall({ command, flags, config, set, json }: Call): Promise<voi
 
 /** The method a command line, or the configuration file it names, asks for. */
 async function methodIn(args: readonly string[]): Promise<string> {
-  const valueOf = (flag: string) => {
+  const givenTo = (flag: string) => {
     const joined = args.find((arg) => arg.startsWith(`${flag}=`));
     return joined?.slice(flag.length + 1) ?? args[args.indexOf(flag) + 1 || args.length];
   };
-  const named = valueOf("--method");
-  const path = valueOf("--config");
+  const named = givenTo("--method");
+  const path = givenTo("--config");
   if (named !== undefined || path === undefined) return named ?? "lora";
   // What is wrong with the file is said when the command reads it.
   const file = await readConfigFile(path).catch(() => undefined);
