@@ -57,7 +57,7 @@ png = [
     for name, image in modes.items()
 ]
 jpeg = []
-for name, options in {"444": {"subsampling": 0}, "420": {"subsampling": 2}, "progressive": {"progressive": True, "subsampling": 0}}.items():
+for name, options in {"444": {"subsampling": 0}, "420": {"subsampling": 2}, "422": {"subsampling": 1}, "progressive": {"progressive": True, "subsampling": 0}}.items():
     file = file_bytes(source, format="JPEG", quality=90, **options)
     decoded = Image.open(io.BytesIO(base64.b64decode(file))).convert("RGB")
     jpeg.append({"name": name, "file": file, "data": packed(decoded, np.uint8)})

@@ -1,15 +1,14 @@
 import { type DecodedPng, decode as decodePng } from "fast-png";
-import jpeg from "jpeg-js";
 import { TunesmithError } from "../../errors/index.js";
 import type { Image } from "./image.js";
+import { decodeJpeg } from "./jpeg.js";
 
 /** Larger images are refused before anything is allocated for them. */
 const MAX_PIXELS = 100_000_000;
 
 /**
  * Decodes a PNG or JPEG file (by its first bytes) to RGB, as Pillow's `convert("RGB")`: palettes are looked up, grey is
- * repeated, an alpha channel is dropped, 16 bits become the upper 8. JPEG differs from libjpeg by a few levels where colours are
- * subsampled, because colours are not interpolated.
+ * repeated, an alpha channel is dropped, 16 bits become the upper 8. JPEG differs from libjpeg by a level or two of rounding.
  *
  * Throws `format-unsupported` for other files and images above 100 million pixels, `file-corrupt` for damaged ones.
  *
@@ -31,7 +30,7 @@ export function decodeImage(bytes: Uint8Array, name = "image"): Image {
     });
   }
   try {
-    return isPng ? fromPng(bytes, name) : fromJpeg(bytes);
+    return isPng ? fromPng(bytes, name) : decodeJpeg(bytes, MAX_PIXELS);
   } catch (cause) {
     if (cause instanceof TunesmithError) throw cause;
     throw new TunesmithError("file-corrupt", `${name} cannot be decoded: ${(cause as Error).message}`, {
@@ -39,16 +38,6 @@ export function decodeImage(bytes: Uint8Array, name = "image"): Image {
       cause,
     });
   }
-}
-
-function fromJpeg(bytes: Uint8Array): Image {
-  const { width, height, data } = jpeg.decode(bytes, {
-    useTArray: true,
-    formatAsRGBA: false,
-    maxResolutionInMP: MAX_PIXELS / 1e6,
-    tolerantDecoding: false,
-  });
-  return { width, height, channels: 3, data };
 }
 
 function fromPng(bytes: Uint8Array, name: string): Image {

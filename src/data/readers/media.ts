@@ -2,8 +2,9 @@ import { TunesmithError } from "../../errors/index.js";
 import type { DroppedRow, MediaRow } from "../types.js";
 import { type Archive, type ArchiveEntry, openArchive } from "./archive.js";
 
-/** Endings of the files that are read as images and as sounds. */
+/** Endings of the files that are read as images. */
 export const IMAGE_EXTENSIONS: readonly string[] = ["png", "jpg", "jpeg"];
+/** Endings of the files that are read as sounds. */
 export const AUDIO_EXTENSIONS: readonly string[] = ["wav"];
 
 export interface MediaOptions {
