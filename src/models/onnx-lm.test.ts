@@ -6,7 +6,18 @@ import * as ort from "onnxruntime-node";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
 import { gradients } from "../autodiff/index.js";
 import { TunesmithError } from "../errors/index.js";
-import { input, makeGraph, ops, rewriteValues, saveOnnx, type Value } from "../graph/index.js";
+import {
+  constantsOf,
+  input,
+  loadOnnx,
+  makeGraph,
+  makeNode,
+  ops,
+  recompute,
+  rewriteValues,
+  saveOnnx,
+  type Value,
+} from "../graph/index.js";
 import { createSession } from "../runtime/index.js";
 import { maxAbsDiff, openSafetensors, type Tensor, tensor } from "../tensor/index.js";
 import { exportOnnx } from "./export.js";
@@ -243,3 +254,51 @@ describe.skipIf(!present)(
     });
   },
 );
+
+test("a merged decoder loads as the model without a cache", async () => {
+  const model = await loadFolder(`${FIXTURES}${names[0]}`);
+  const { path } = await exportOnnx(model, join(folder, "cached"), { cache: true });
+  const { graph, close } = await loadOnnx(path);
+  const flag = input("use_cache_branch", "bool", [1]);
+  const past = graph.inputs.filter(({ name }) => name?.startsWith("past"));
+  const outputs = [...graph.outputs.values()];
+  const empty = new Map(
+    past.map((value) => {
+      const shape = value.shape.map((dim, axis) => (axis === 2 ? 0 : dim));
+      return [value, ops.full(shape, 0, value.dtype, [value])] as const;
+    }),
+  );
+  const captures = [...graph.inputs, ...constantsOf(graph)];
+  const branch = (values: readonly Value[]) => ({
+    g: {
+      ...makeGraph(
+        "branch",
+        [],
+        values.map((value, at) => [`o${at}`, value] as const),
+      ),
+      captures,
+    },
+  });
+  const first = recompute(outputs, empty);
+  const chosen = makeNode(
+    "If",
+    [flag],
+    { then_branch: branch(outputs), else_branch: branch(first) },
+    {
+      outputs: outputs.length,
+    },
+  ).outputs;
+  const outputNames = [...graph.outputs.keys()];
+  const merged = makeGraph(
+    "merged",
+    [...graph.inputs, flag],
+    outputNames.map((name, at) => [name, chosen[at] as Value] as const),
+  );
+  const file = join(folder, "decoder_model_merged.onnx");
+  await saveOnnx(merged, file);
+  await close();
+  const loaded = await loadModel(file);
+  const ids = probeIds(model.sizes.vocabSize, 7);
+  expect(maxAbsDiff(await logitsOf(loaded, ids), await logitsOf(model, ids))).toBeLessThan(1e-5);
+  expect(sitesOf(probeOutputs(loaded)).length).toBe(sitesOf(probeOutputs(model)).length);
+});

@@ -1,6 +1,7 @@
 import { fileExists, joinPath } from "#io";
 import { TunesmithError } from "../errors/index.js";
-import { loadOnnx, nodesOf, reach, type Value } from "../graph/index.js";
+import { bindInputs, type Graph, loadOnnx, nodesOf, prune, reach, type Value } from "../graph/index.js";
+import { tensor } from "../tensor/index.js";
 import { readJson } from "./checkpoint.js";
 import { buildOnnx, type OnnxSource } from "./onnx/build.js";
 import { exposeLinearMaps } from "./onnx/linear-maps.js";
@@ -41,12 +42,13 @@ const PREFERRED = [
  */
 export async function loadOnnxLm(path: string): Promise<CausalLm> {
   const loaded = await loadOnnx(path);
-  const signature = readSignature(loaded.graph, path);
-  const tight = nodesOf(loaded.graph).some(({ op }) => TIGHT_CACHE.has(op));
+  const decoder = withoutCacheBranch(loaded.graph);
+  const signature = readSignature(decoder, path);
+  const tight = nodesOf(decoder).some(({ op }) => TIGHT_CACHE.has(op));
   const source: OnnxSource = {
     path,
     signature,
-    graph: exposeLinearMaps(loaded.graph),
+    graph: exposeLinearMaps(decoder),
     segmentMask: signature.caches.length === 0 && loaded.metadata.properties[SEGMENT_MASK] === "segments",
     // Without positions as an input the file counts the columns of the cache, used or not.
     cached: signature.caches.length > 0 && signature.positions !== undefined && !tight,
@@ -69,6 +71,17 @@ export async function loadOnnxLm(path: string): Promise<CausalLm> {
     origin: path,
     build: (inputs) => buildOnnx(source, inputs),
   };
+}
+
+/**
+ * Optimum's "merged" decoders hold two models, with and without a cache, and an input that says which one runs. The one
+ * without is for whole sequences; what it makes needs no cache inputs.
+ */
+function withoutCacheBranch(graph: Graph): Graph {
+  const flag = graph.inputs.find(({ name }) => name === "use_cache_branch");
+  if (!flag) return graph;
+  const shape = flag.shape.map(() => 1);
+  return prune(bindInputs(graph, { use_cache_branch: tensor(flag.dtype, shape, [0]) }));
 }
 
 /** A small batch that fits files exported with fixed axes. */
