@@ -39,7 +39,14 @@ export function tensorUses(outputs: Outputs): TensorUse[] {
   return [...uses.values()];
 }
 
-const isNamed = (path: string, name: string) => path === name || path.endsWith(`.${name}`);
+/** Whether a module is the one of that name, or inside it (`classifier.dense` is in `classifier`). */
+const isNamed = (path: string, name: string) => `.${path}.`.includes(`.${name}.`);
+
+/** Those of the names that the model has a module of. */
+export const modulesIn = (outputs: Outputs, names: readonly string[]): string[] => {
+  const uses = tensorUses(outputs);
+  return names.filter((name) => uses.some(({ path }) => isNamed(path, name)));
+};
 
 /** The tensors `modulesToSave` and `bias` ask for. Throws `target-not-found` for a module that does not exist. */
 export async function savedTensors(

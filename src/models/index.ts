@@ -51,7 +51,12 @@ export {
 export { mainResult, resultsOf, rewriteOutputs, valuesIn } from "./rewrite.js";
 export { type SavedModel, type SaveModelOptions, saveModel } from "./save.js";
 export { type ConvShape, type Orientation, type Site, siteOf, sitesOf } from "./sites.js";
-export { type TensorModelOptions, tensorModel } from "./tensor-model.js";
+export {
+  type InitTensorOptions,
+  initTensorModel,
+  type TensorModelOptions,
+  tensorModel,
+} from "./tensor-model.js";
 export * from "./tokenizer/index.js";
 export type {
   AnyModel,

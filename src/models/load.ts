@@ -9,6 +9,7 @@ import { findLlama2c, loadLlama2c } from "./llama2c.js";
 import { isMinGpt, minGpt } from "./min-gpt.js";
 import { loadOnnxModel } from "./onnx/tensor-model.js";
 import { loadOnnxLm } from "./onnx-lm.js";
+import { readPooling } from "./sentence-transformers.js";
 import { modelTypeOf, tensorModel } from "./tensor-model.js";
 import { tokenizerIn } from "./tokenizer-files.js";
 import type { CausalLm, Model, Task, TensorModel, Weights } from "./types.js";
@@ -135,9 +136,15 @@ export async function loadFolder(path: string): Promise<CausalLm> {
 
 /** A folder's model, of whatever kind its `config.json` says. */
 async function loadAnyFolder(path: string, options: LoadOptions): Promise<Model> {
-  const config = { ...(await readJson(joinPath(path, "config.json"))), ...options.config };
+  const config: Record<string, unknown> = {
+    ...(await readJson(joinPath(path, "config.json"))),
+    ...options.config,
+  };
   const isDiffusers = "_class_name" in config && !("model_type" in config);
   const weights = await loadWeights(path, isDiffusers ? "diffusion_pytorch_model" : undefined);
+  const { task = "auto" } = options;
+  const pooling = task === "auto" || task === "embedding" ? await readPooling(path) : undefined;
+  if (pooling && !("sentence_pooling" in config)) config.sentence_pooling = pooling;
   return modelOf(config, weights, path, options, await tokenizerIn(path));
 }
 

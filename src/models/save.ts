@@ -21,10 +21,13 @@ import {
   type WritableTensor,
   writeSharded,
 } from "../tensor/index.js";
-import { architectures } from "./architectures/index.js";
+import { type AnyTensorArchitecture, architectures, tensorArchitectures } from "./architectures/index.js";
+import { poolingSchema } from "./architectures/parts/pooling.js";
 import { probeOutputs } from "./probe.js";
+import { mainResult } from "./rewrite.js";
+import { writePooling } from "./sentence-transformers.js";
 import { isTokenizerFile } from "./tokenizer-files.js";
-import type { CausalLm } from "./types.js";
+import type { CausalLm, Model, TensorModel } from "./types.js";
 
 export interface SaveModelOptions {
   /** Bytes after which a new shard begins. Default 5e9. */
@@ -54,7 +57,8 @@ const CLASSES: Readonly<Record<string, string>> = {
 
 /**
  * Writes a model as a Hugging Face folder: `config.json`, `model.safetensors` (shards with an index beyond
- * `maxShardBytes`), and the tokenizer files of where it came from. A tied head is not stored twice. `config.json` is
+ * `maxShardBytes`), and the tokenizer files of where it came from; for a model of text vectors also what sentence-transformers
+ * reads. A tied head is not stored twice. `config.json` is
  * written last and an older one is removed first, so that a folder is never taken for a model while it is half written.
  *
  * Throws `adapter-invalid` for a model with adapters or unfrozen weights, `format-unsupported` for a model from an ONNX
@@ -70,7 +74,7 @@ const CLASSES: Readonly<Record<string, string>> = {
  * ```
  */
 export async function saveModel(
-  model: CausalLm,
+  model: Model,
   folder: string,
   options: SaveModelOptions = {},
 ): Promise<SavedModel> {
@@ -85,12 +89,20 @@ export async function saveModel(
     ...(maxShardBytes ? { maxShardBytes } : {}),
   });
   const tokenizer = await copyTokenizer(model, folder, options.tokenizerFrom);
+  const pooling = await savePooling(model, folder);
   const config = `${JSON.stringify(configOf(model, dtype), undefined, 2)}\n`;
   await writeFileAtomic(joinPath(folder, "config.json"), config);
-  return { folder, files: [...weights, ...tokenizer, "config.json"] };
+  return { folder, files: [...weights, ...tokenizer, ...pooling, "config.json"] };
 }
 
-function checkSavable(model: CausalLm, folder: string): void {
+/** Beside a model of text vectors, how they are made. */
+async function savePooling(model: Model, folder: string): Promise<string[]> {
+  if (model.task !== "embedding" || !probeOutputs(model).values.sentence_embedding) return [];
+  const width = probeOutputs(model).values.sentence_embedding?.shape[1];
+  return writePooling(folder, poolingSchema.parse(model.config.sentence_pooling ?? {}), Number(width));
+}
+
+function checkSavable(model: Model, folder: string): void {
   if (model.parameters.size > 0) {
     throw new TunesmithError(
       "adapter-invalid",
@@ -101,7 +113,7 @@ function checkSavable(model: CausalLm, folder: string): void {
       },
     );
   }
-  if (!definitionOf(model)) {
+  if (classOf(model) === undefined) {
     throw new TunesmithError(
       "format-unsupported",
       `a model of architecture '${model.architecture}' has no config.json to be saved with`,
@@ -122,7 +134,7 @@ function checkSavable(model: CausalLm, folder: string): void {
     );
   }
   const known = new Set(model.weights.values());
-  const foreign = reach([probeOutputs(model).logits]).values.filter(
+  const foreign = reach([mainResult(probeOutputs(model))]).values.filter(
     (value) => value.source.kind === "constant" && value.shape.length >= 2 && !known.has(value),
   );
   if (foreign.length === 0) return;
@@ -136,6 +148,15 @@ function checkSavable(model: CausalLm, folder: string): void {
 
 const definitionOf = (model: CausalLm) =>
   architectures.find(({ modelTypes }) => modelTypes.includes(model.architecture));
+
+const tensorDefinitionOf = (model: TensorModel): AnyTensorArchitecture | undefined =>
+  tensorArchitectures.find(({ modelTypes }) => modelTypes.includes(model.architecture));
+
+/** The class in transformers that loads the folder; undefined for models that are no folders. */
+function classOf(model: Model): string | undefined {
+  if (model.task === "causal-lm") return definitionOf(model) && CLASSES[model.architecture];
+  return tensorDefinitionOf(model)?.className?.(model.config, model.task);
+}
 
 function pathOf({ source }: Value): string | undefined {
   return source.kind === "constant" && isTensorRef(source.data) ? source.data.source.path : undefined;
@@ -162,23 +183,30 @@ async function computed(value: Value): Promise<Tensor> {
   return (await evaluate(graph, {})).weight as Tensor;
 }
 
-/** The config of the weights as they are now: their type, and whether the head is still the embedding. */
-function configOf(model: CausalLm, dtype: string): Record<string, unknown> {
-  const { config } = model;
-  const output = definitionOf(model)?.tieable.output;
-  const untied = output !== undefined && model.weights.has(output);
-  const { torch_dtype: _, dtype: __, ...rest } = config;
+/** The config of the weights as they are now: their class and type, and whether the head is still the embedding. */
+function configOf(model: Model, dtype: string): Record<string, unknown> {
+  const { torch_dtype: _, dtype: __, architectures: ___, ...rest } = model.config;
+  const isOld = "torch_dtype" in model.config || !("dtype" in model.config);
   return {
-    architectures: [CLASSES[model.architecture]],
+    architectures: [classOf(model)],
     ...rest,
-    ...("torch_dtype" in config || !("dtype" in config) ? { torch_dtype: dtype } : { dtype }),
-    tie_word_embeddings: !untied,
+    ...(isOld ? { torch_dtype: dtype } : { dtype }),
+    ...tyingOf(model),
   };
+}
+
+function tyingOf(model: Model): Readonly<Record<string, unknown>> {
+  if (model.task === "causal-lm") {
+    const output = definitionOf(model)?.tieable.output;
+    return { tie_word_embeddings: output === undefined || !model.weights.has(output) };
+  }
+  const untied = tensorDefinitionOf(model)?.untied;
+  return untied && model.weights.has(untied.head) ? untied.config(model.config) : {};
 }
 
 /** Puts the tokenizer files of where a model came from beside a saved one. */
 export async function copyTokenizer(
-  model: CausalLm,
+  model: Pick<Model, "origin" | "tokenizer">,
   folder: string,
   from: string | undefined,
 ): Promise<string[]> {

@@ -1,6 +1,7 @@
 import { TunesmithError } from "../errors/index.js";
 import type { TensorDescription, Wanted } from "./architectures/definition.js";
 import { type AnyTensorArchitecture, tensorArchitectures } from "./architectures/index.js";
+import { isRegression } from "./architectures/parts/labels.js";
 import { parseConfig, unsupportedType } from "./causal-lm.js";
 import { freshWeights, initializerRange } from "./init.js";
 import { tensorInputs } from "./probe.js";
@@ -35,7 +36,7 @@ export function tensorModel(
   const origin = options.origin ?? "model";
   const definition = tensorArchitectureFor(modelTypeOf(given), origin);
   if (options.part !== undefined) return partModel(definition, given, weights, options.part, options);
-  const config = withLabels(given, options.labels);
+  const config = withLabels(given, options);
   const settings = parseConfig(definition, config, origin);
   const renamed = renameAll(definition, settings, weights);
   const own = definition.taskOf(settings, renamed);
@@ -83,11 +84,14 @@ function partModel(
   return tensorModel(part.config(given), own, { ...options, part: undefined });
 }
 
-/** A config for other classes: `id2label`, `label2id` and `num_labels` as the field writes them. */
+/** A config for other classes: `id2label`, `label2id` and `num_labels` as the field writes them; one number for regression. */
 function withLabels(
-  config: Readonly<Record<string, unknown>>,
-  labels: Wanted["labels"],
+  given: Readonly<Record<string, unknown>>,
+  { task, labels: wanted }: Wanted,
 ): Readonly<Record<string, unknown>> {
+  const becomesNumber = task === "regression" && !isRegression(given);
+  const labels = wanted ?? (becomesNumber ? 1 : undefined);
+  const config = becomesNumber ? { ...given, problem_type: "regression" } : given;
   if (labels === undefined) return config;
   const names =
     typeof labels === "number" ? Array.from({ length: labels }, (_, at) => `LABEL_${at}`) : labels;
@@ -191,4 +195,39 @@ function checkUsed(unused: readonly string[], ignored: RegExp, origin: string, m
     `${origin}: ${foreign.length} tensors have no place in ${modelType}: ${foreign.slice(0, 5).join(", ")}`,
     { fix: "the config.json does not describe this checkpoint", details: { unused: foreign } },
   );
+}
+
+export interface InitTensorOptions extends TensorModelOptions {
+  /** Seed of all weights. Default 0. */
+  readonly seed?: number | undefined;
+}
+
+/**
+ * A model with fresh random weights, as `initModel` makes language models: Gaussian matrices of the config's
+ * `initializer_range` (or the architecture's own scales), norms that change nothing, biases of zero. Each tensor's numbers
+ * depend on the seed and its name alone.
+ *
+ * Throws `config-invalid`, `architecture-unsupported`, `task-mismatch`.
+ *
+ * @param given What `config.json` would say, with `model_type`.
+ * @example
+ * ```ts
+ * import { initTensorModel } from "tunesmith/models";
+ * const sizes = { vocab_size: 512, hidden_size: 64, intermediate_size: 128, num_hidden_layers: 2, num_attention_heads: 4 };
+ * const model = initTensorModel({ model_type: "bert", ...sizes }, { task: "sequence-classification", labels: ["no", "yes"] });
+ * console.log(model.weights.size);
+ * ```
+ */
+export function initTensorModel(
+  given: Readonly<Record<string, unknown>>,
+  options: InitTensorOptions = {},
+): TensorModel {
+  const origin = options.origin ?? "model";
+  const definition = tensorArchitectureFor(modelTypeOf(given), origin);
+  const config = withLabels(given, options);
+  const settings = parseConfig(definition, config, origin);
+  const task = taskFor(definition, definition.taskOf(settings, new Map()), options.task, origin);
+  const std = initializerRange(config);
+  const weights = freshWeights(definition.weightSpecs(settings, task), { std, seed: options.seed ?? 0 });
+  return tensorModel(config, weights, { ...options, task });
 }

@@ -1,6 +1,6 @@
 import { fileExists, joinPath, listDir, stat } from "#io";
 import { TunesmithError } from "../../errors/index.js";
-import { type Model, nearest, readJson } from "../../models/index.js";
+import { type Model, nearest, probeOutputs, readJson } from "../../models/index.js";
 import {
   openSharded,
   readTensor,
@@ -11,7 +11,8 @@ import {
 } from "../../tensor/index.js";
 import { type Adapter, createAdapter, type StoredTensor } from "../adapter.js";
 import { checkFingerprint, type Fingerprint } from "../fingerprint.js";
-import type { Method, SiteConfig, TensorNumbers, TensorSpec } from "../method.js";
+import type { Adaptation, Method, SiteConfig, TensorNumbers, TensorSpec } from "../method.js";
+import { modulesIn } from "../saved.js";
 import { adaptationOf, parsePeftConfig } from "./config.js";
 import { PREFIX, peftNames, tensorName } from "./names.js";
 
@@ -76,7 +77,7 @@ export async function readPeft(
       const data = await readNumbers(file, name, shape, spec.dtype);
       return data && site && mapping.fromFile ? mapping.fromFile(data, key, site, adaptation.config) : data;
     };
-    const adapter = await createAdapter(model, adaptation, {
+    const adapter = await createAdapter(model, withKnownModules(adaptation, model), {
       name: options.name ?? "default",
       seed: 0,
       stored,
@@ -87,6 +88,14 @@ export async function readPeft(
   } finally {
     await file.close();
   }
+}
+
+/** PEFT lists every usual name of a head (`classifier`, `score`), and takes the one there is. */
+function withKnownModules<A extends Adaptation<SiteConfig>>(adaptation: A, model: Model): A {
+  const { modulesToSave } = adaptation.config;
+  if (!modulesToSave) return adaptation;
+  const known = modulesIn(probeOutputs(model), modulesToSave);
+  return { ...adaptation, config: { ...adaptation.config, modulesToSave: known } };
 }
 
 /** The folder itself, or the sub-folder of the adapter that is meant. */

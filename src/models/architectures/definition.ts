@@ -91,6 +91,11 @@ export interface TensorArchitecture<Config extends Record<string, unknown>> {
   readonly parts?: Readonly<Record<string, ArchitecturePart>>;
   /** The class in transformers that a saved model of a task is loaded with; without it such models cannot be saved. */
   className?(config: Config, task: TensorModel["task"]): string;
+  /** A head that is usually the embedding: its tensor when it is one of its own, and what a config then says. */
+  readonly untied?: {
+    readonly head: string;
+    config(config: Readonly<Record<string, unknown>>): Readonly<Record<string, unknown>>;
+  };
   /** Every tensor for a task, heads included: what a fresh model, or a fresh head, is made of. */
   weightSpecs(config: Config, task: TensorModel["task"]): WeightSpec[];
   build(

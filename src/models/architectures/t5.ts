@@ -38,6 +38,10 @@ type Stack = "encoder" | "decoder";
 /** Version 1.0 ties the head to the embedding and scales what enters it; 1.1 does neither. */
 const scalesOutput = (config: Config) => config.scale_decoder_outputs ?? config.tie_word_embeddings !== false;
 
+/** Version 1.0 files may hold a copy of the embedding there. */
+const hasOwnHead = (config: Config, stored: boolean) =>
+  stored && (config.tie_word_embeddings === false || !scalesOutput(config));
+
 function norm(config: Config, params: Params, name: string, x: Value): Value {
   const scale = params(`${name}.weight`, [config.d_model], { init: "ones" });
   return withScope(name, () => ops.rmsNorm(x, scale, config.layer_norm_epsilon));
@@ -235,6 +239,13 @@ export const t5: TensorArchitecture<Config> = {
   describe,
   className: (config, task) =>
     `${CLASSES[config.model_type]}${task === "embedding" ? "EncoderModel" : "ForConditionalGeneration"}`,
+  untied: {
+    head: "lm_head.weight",
+    config: (config) => ({
+      tie_word_embeddings: false,
+      scale_decoder_outputs: scalesOutput(schema.parse(config)),
+    }),
+  },
   weightSpecs: (config, task) =>
     recordSpecs(describe(config, task), (params, inputs) =>
       lay(config, params, inputs, { task, ownHead: false }),
@@ -242,6 +253,6 @@ export const t5: TensorArchitecture<Config> = {
   build: (config, weights, inputs, task) =>
     lay(config, paramsOf(weights), inputs, {
       task,
-      ownHead: weights.has("lm_head.weight") && !scalesOutput(config),
+      ownHead: hasOwnHead(config, weights.has("lm_head.weight")),
     }),
 };

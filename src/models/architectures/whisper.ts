@@ -225,6 +225,7 @@ export const whisper: TensorArchitecture<Config> = {
   },
   className: (_, task) =>
     task === "audio-classification" ? "WhisperForAudioClassification" : "WhisperForConditionalGeneration",
+  untied: { head: "proj_out.weight", config: () => ({ tie_word_embeddings: false }) },
   weightSpecs: (config, task) =>
     recordSpecs(describe(config, task), (params, inputs) => lay(config, params, inputs, task)),
   build: (config, weights, inputs, task) => lay(config, paramsOf(weights), inputs, task),

@@ -47,6 +47,7 @@ export function textArchitecture<Config extends TextConfig>(
     describe,
     rename: (name, _, weights, task) => rename(family, name, weights, task),
     className: (config, task) => `${family.classes[String(config.model_type)]}${CLASS_ENDS[task]}`,
+    untied: { head: `${family.words.decoder}.weight`, config: () => ({ tie_word_embeddings: false }) },
     weightSpecs: (config, task) =>
       recordSpecs(describe(config, task), (params, inputs) =>
         lay(family, config, params, inputs, task, () => false),
