@@ -5,6 +5,7 @@ import { openSafetensors, writeSafetensors } from "../tensor/safetensors/index.j
 import { manifestPath, verifyManifest, writeManifest } from "./checkpoint-manifest.js";
 import type { EarlyStoppingState } from "./early-stopping.js";
 import { differences, hashPlainData, type PlainData, parseExact, stringifyExact } from "./exact-json.js";
+import type { FastForwardState } from "./fast-forward.js";
 import type { ZeroUpdateState } from "./guards.js";
 import { type FlatOptimizerState, flattenOptimizerState } from "./optim/state.js";
 import type { OptimizerState, Params } from "./optim/types.js";
@@ -33,6 +34,7 @@ export interface RunState {
   readonly metric?: number;
   readonly earlyStopping?: EarlyStoppingState;
   readonly zeroUpdate?: ZeroUpdateState;
+  readonly fastForward?: FastForwardState;
 }
 
 /** Everything a checkpoint holds when it is written. */

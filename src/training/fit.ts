@@ -1,24 +1,31 @@
 import { joinPath, makeDir } from "#io";
 import { TunesmithError } from "../errors/index.js";
-import type { StepInfo, TrainingHooks } from "../models/index.js";
+import type { TrainingHooks } from "../models/index.js";
 import { longRunning, type SessionOptions } from "../runtime/index.js";
 import { type Checkpoint, loadLatest, saveCheckpoint } from "./checkpoint.js";
 import { earlyStopping } from "./early-stopping.js";
 import { createEvaluator, type Evaluation } from "./evaluate.js";
 import type { PlainData } from "./exact-json.js";
-import { checkFinite, zeroUpdateGuard } from "./guards.js";
+import {
+  type FastForward,
+  type FastForwardOptions,
+  type FastForwardStage,
+  fastForward,
+} from "./fast-forward.js";
+import { zeroUpdateGuard } from "./guards.js";
 import { progressMeter } from "./meters.js";
 import { type MetricsWriter, openMetrics } from "./metrics.js";
 import type { Objective, StepBatch } from "./objective.js";
 import {
-  globalNorm,
   type Optimizer,
   type OptimizerState,
+  onEvaluationWeights,
   type Params,
   restoreOptimizerState,
   restoreParams,
 } from "./optim/index.js";
 import { closeAll, createStepper, type Stepper, type StepperOptions } from "./stepper.js";
+import { update } from "./update.js";
 
 export interface FitOptions extends Omit<StepperOptions, "session"> {
   /** Micro-batches per update; the loss is the mean over all their items. Default 1. */
@@ -39,6 +46,10 @@ export interface FitOptions extends Omit<StepperOptions, "session"> {
   readonly saveEvery?: number;
   /** Stop after so many evaluations without improvement, and restore the best. Default: never. */
   readonly patience?: number;
+  /**
+   * Fast Forward between updates (see `fastForward`); it looks at the first batches of the validation data. Default: none.
+   */
+  readonly fastForward?: (FastForwardOptions & { readonly validationBatches?: number }) | undefined;
   /** Default in Node: sessions in a worker, so that the event loop stays free. */
   readonly session?: SessionOptions;
   /** Called after every update and evaluation. */
@@ -60,6 +71,7 @@ export type TrainEvent =
       readonly remainingSeconds: number | undefined;
     }
   | ({ readonly type: "evaluation"; readonly step: number } & Evaluation)
+  | ({ readonly type: "fastForward" } & FastForwardStage)
   | { readonly type: "resumed"; readonly step: number }
   | { readonly type: "checkpoint"; readonly step: number; readonly folder: string };
 
@@ -73,13 +85,15 @@ export interface TrainResult {
   readonly restoredStep: number | undefined;
 }
 
-interface Run {
+/** A run and what it has done so far. */
+export interface Run {
   readonly objective: Objective;
   readonly hooks: TrainingHooks;
   readonly params: Params;
   readonly state: OptimizerState;
   readonly guard: ReturnType<typeof zeroUpdateGuard>;
   readonly stopping: ReturnType<typeof earlyStopping> | undefined;
+  readonly forward: FastForward | undefined;
   /** Updates done. */
   step: number;
   /** Loss of the latest evaluation, and the step whose weights it measured. */
@@ -111,41 +125,64 @@ export async function fit(objective: Objective, given: FitOptions): Promise<Trai
     : undefined;
   const stepper = createStepper(objective, options);
   const evaluator = objective.validation && createEvaluator(objective, options);
-  const evaluate = evaluator && (() => evaluator.run(objective.validation?.() ?? []));
+  const evaluate =
+    evaluator && ((most?: number) => evaluator.run(first(objective.validation?.() ?? [], most)));
+  const groups = stepGroups(run, options);
   try {
-    return await loop(run, options, stepper, evaluate, metrics);
+    return await loop(run, options, { stepper, evaluate, metrics, groups });
   } finally {
-    await closeAll([stepper.close, evaluator?.close]);
+    await closeAll([async () => void (await groups.return(undefined)), stepper.close, evaluator?.close]);
   }
 }
 
-function startRun(objective: Objective, { optimizer, patience }: FitOptions): Run {
+/** The first so many batches; all without a number. */
+async function* first<T>(items: Iterable<T> | AsyncIterable<T>, most = Number.POSITIVE_INFINITY) {
+  let count = 0;
+  for await (const item of items) {
+    yield item;
+    if (++count >= most) return;
+  }
+}
+
+/** Evaluates the weights as they are, on all held-out batches or the first few. */
+type Evaluate = (batches?: number) => Promise<Evaluation>;
+
+function startRun(objective: Objective, options: FitOptions): Run {
+  const { optimizer, patience, fastForward: phase } = options;
+  if (phase && !objective.validation) {
+    throw new TunesmithError("config-invalid", "fastForward has no validation data to look at", {
+      fix: "give validation data: a few dozen examples are enough",
+    });
+  }
   const { parameters } = objective.model;
   const trained = [...parameters.values()].filter((parameter) => parameter.trainable);
   const params = new Map(trained.map(({ name, tensor }) => [name, tensor.data as Float32Array] as const));
+  const shapes = new Map(trained.map(({ name, tensor }) => [name, tensor.shape] as const));
   return {
     objective,
     hooks: objective.model.trainingHooks?.() ?? {},
     params,
-    state: optimizer.init(params),
+    state: optimizer.init(params, shapes),
     guard: zeroUpdateGuard(params),
     stopping: patience ? earlyStopping(params, { patience }) : undefined,
+    forward: phase && fastForward(phase),
     step: 0,
     metric: undefined,
     position: { epoch: 0, step: 0 },
   };
 }
 
-async function loop(
-  run: Run,
-  options: FitOptions,
-  stepper: Stepper,
-  evaluate: (() => Promise<Evaluation>) | undefined,
-  metrics: MetricsWriter | undefined,
-): Promise<TrainResult> {
-  const { steps, onEvent, evalEvery = 0, saveEvery = 0 } = options;
+interface Parts {
+  readonly stepper: Stepper;
+  readonly evaluate: Evaluate | undefined;
+  readonly metrics: MetricsWriter | undefined;
+  readonly groups: AsyncGenerator<readonly StepBatch[]>;
+}
+
+async function loop(run: Run, options: FitOptions, parts: Parts): Promise<TrainResult> {
+  const { stepper, evaluate, metrics, groups } = parts;
+  const { steps, onEvent, evalEvery = 0, saveEvery = 0, optimizer } = options;
   const meter = progressMeter({ totalSteps: steps, firstStep: run.step });
-  const groups = stepGroups(run, options);
   let [finalLoss, evaluation, restoredStep]: [number, Evaluation | undefined, number | undefined] = [
     Number.NaN,
     undefined,
@@ -154,40 +191,49 @@ async function loop(
   while (run.step < steps) {
     if (options.signal?.aborted) throw await cancelled(run, options);
     const group = (await groups.next()).value as readonly StepBatch[];
+    run.forward?.beforeUpdate(run.step + 1, run.params);
     const { loss, gradNorm } = await update(run, group, options, stepper);
     finalLoss = loss;
     meter.step(group.reduce((sum, batch) => sum + batch.size, 0));
-    const learningRate = options.optimizer.learningRate(run.step);
+    const learningRate = optimizer.learningRate(run.step);
     const { step } = run;
-    onEvent?.({
-      type: "step",
-      step,
-      steps,
-      loss,
-      learningRate,
-      gradNorm,
-      tokensPerSecond: meter.tokensPerSecond(),
-      remainingSeconds: meter.remainingSeconds(),
-    });
-    await metrics?.write({ step, loss, learningRate, gradNorm, tokensPerSecond: meter.tokensPerSecond() });
+    const tokensPerSecond = meter.tokensPerSecond();
+    const event = { step, loss, learningRate, gradNorm, tokensPerSecond };
+    onEvent?.({ type: "step", steps, ...event, remainingSeconds: meter.remainingSeconds() });
+    await metrics?.write({ ...event, ...optimizer.report?.(run.state, step) });
+    if (run.forward && evaluate) await forwardStage(run, run.forward, options, evaluate);
     const isLast = step === steps;
     if (evaluate && (isLast || (evalEvery > 0 && step % evalEvery === 0))) {
-      evaluation = await evaluate();
+      const observed = await onEvaluationWeights(optimizer, run.params, run.state, async () => {
+        const found = await evaluate();
+        return { found, stop: run.stopping?.observe(step, found.loss).stop ?? false };
+      });
+      evaluation = observed.found;
       run.metric = { step, loss: evaluation.loss };
       onEvent?.({ type: "evaluation", step, ...evaluation });
       await metrics?.write({ step, evalLoss: evaluation.loss, ...prefixed(evaluation.scores) });
-      if (run.stopping?.observe(step, evaluation.loss).stop) break;
+      if (observed.stop) break;
     }
     if (saveEvery > 0 && options.runDir && (isLast || step % saveEvery === 0)) {
       const folder = await save(run, options);
       onEvent?.({ type: "checkpoint", step, folder });
     }
   }
+  // The weights the optimiser means to give: averages, schedule-free ones. What early stopping kept are such already.
+  optimizer.enterEvaluation?.(run.params, run.state);
   if (run.stopping) {
     restoredStep = run.stopping.restoreBest();
     if (evaluate && restoredStep !== undefined && restoredStep !== run.step) evaluation = await evaluate();
   }
   return { steps: run.step, finalLoss, evaluation, tokensPerSecond: meter.tokensPerSecond(), restoredStep };
+}
+
+/** A stage of Fast Forward when one is due. */
+async function forwardStage(run: Run, forward: FastForward, options: FitOptions, evaluate: Evaluate) {
+  const batches = options.fastForward?.validationBatches;
+  const validate = async () => (await evaluate(batches)).loss;
+  const stage = await forward.afterUpdate(run.step, run.params, validate);
+  if (stage) options.onEvent?.({ type: "fastForward", ...stage });
 }
 
 /** A cancelled run leaves a checkpoint where it keeps any, so that it can be continued. */
@@ -216,51 +262,14 @@ const prefixed = (scores: Readonly<Record<string, number>>) =>
 async function* stepGroups(run: Run, options: FitOptions): AsyncGenerator<readonly StepBatch[]> {
   const { accumulate = 1, seed = 0 } = options;
   const source = run.objective.batches(run.position, seed);
-  for (let group: StepBatch[] = []; ; group = []) {
-    while (group.length < accumulate) group.push((await source.next()).value as StepBatch);
-    yield group;
+  try {
+    for (let group: StepBatch[] = []; ; group = []) {
+      while (group.length < accumulate) group.push((await source.next()).value as StepBatch);
+      yield group;
+    }
+  } finally {
+    await source.return?.();
   }
-}
-
-/** One optimiser step: gradients of all micro-batches, guards, update, and what methods do around it. */
-async function update(run: Run, group: readonly StepBatch[], options: FitOptions, stepper: Stepper) {
-  const step = run.step + 1;
-  const { hooks, params, guard } = run;
-  const at: StepInfo = { step, steps: options.steps, params };
-  await hooks.beforeUpdate?.(at);
-  const wanted = hooks.wantedWeights?.(at) ?? [];
-  const items = group.reduce((sum, batch) => sum + batch.count, 0);
-  let loss = 0;
-  let total: Map<string, Float32Array> | undefined;
-  for (const [micro, batch] of group.entries()) {
-    const result = await stepper.run(batch, items, [step, micro], wanted);
-    loss += result.loss;
-    await hooks.afterBackward?.(at, result.gradients, result.weights);
-    total = total ? accumulateInto(total, result.gradients) : new Map(result.gradients);
-  }
-  const isTrained = (name: string) => hooks.isTrained?.(name, at) ?? true;
-  const grads = only(total ?? new Map<string, Float32Array>(), isTrained);
-  const gradNorm = globalNorm(grads);
-  checkFinite({ step, loss, grads, gradNorm });
-  guard.checkGrads(step, grads, (name) => !isTrained(name));
-  options.optimizer.step(only(params, isTrained), grads, run.state, { step });
-  await hooks.afterUpdate?.(at);
-  guard.checkUpdate(step, grads.size === 0 ? 0 : options.optimizer.learningRate(step));
-  run.step = step;
-  run.position = group.at(-1)?.state ?? run.position;
-  return { loss, gradNorm };
-}
-
-const only = (params: Params, keep: (name: string) => boolean): Map<string, Float32Array> =>
-  new Map([...params].filter(([name]) => keep(name)));
-
-function accumulateInto(total: Map<string, Float32Array>, more: Params): Map<string, Float32Array> {
-  for (const [name, gradient] of more) {
-    const sum = total.get(name);
-    if (!sum) total.set(name, gradient);
-    else for (let i = 0; i < sum.length; i++) sum[i] = (sum[i] as number) + (gradient[i] as number);
-  }
-  return total;
 }
 
 /** What must be the same for a run to be continued. */
@@ -272,6 +281,7 @@ function identity({ objective }: Run, options: FitOptions): PlainData {
     accumulate,
     seed,
     optimizer: optimizer.name,
+    ...(options.fastForward ? { fastForward: { ...options.fastForward } as PlainData } : {}),
     ...config,
   };
 }
@@ -288,6 +298,7 @@ async function save(run: Run, options: FitOptions): Promise<string> {
       // Only what was measured on these very weights may choose the best checkpoint.
       ...(run.metric?.step === run.step ? { metric: run.metric.loss } : {}),
       ...(run.stopping ? { earlyStopping: run.stopping.state() } : {}),
+      ...(run.forward ? { fastForward: { ...run.forward.state() } } : {}),
     },
     params: run.params,
     optimizer: run.state,
@@ -304,6 +315,7 @@ async function resume(run: Run, options: FitOptions): Promise<Checkpoint | undef
   restoreOptimizerState(run.state, checkpoint.optimizer);
   if (checkpoint.state.zeroUpdate) run.guard.restore(checkpoint.state.zeroUpdate);
   if (checkpoint.state.earlyStopping) run.stopping?.restore(checkpoint.state.earlyStopping, checkpoint.best);
+  if (checkpoint.state.fastForward) run.forward?.restore(checkpoint.state.fastForward);
   if (checkpoint.state.method !== undefined) run.hooks.restore?.(checkpoint.state.method);
   run.step = checkpoint.state.step;
   run.position = checkpoint.state.data as { epoch: number; step: number };
