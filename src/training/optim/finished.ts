@@ -97,19 +97,27 @@ export function fromStep(name: string, options: Basics, parts: StepParts): Optim
   };
 }
 
+/** What a wrapper does; `initInner` makes the state of the optimiser inside. */
+export interface WrapperParts extends Omit<StepParts, "init"> {
+  init(initInner: StepParts["init"], params: Params, shapes?: Shapes): OptimizerState;
+}
+
 /** A wrapper around an optimiser: what it does not say, the inner one does. Its state holds the inner one's first. */
-export function wrapped(inner: Optimizer, name: string, parts: StepParts): Optimizer {
+export function wrapped(inner: Optimizer, name: string, parts: WrapperParts): Optimizer {
   const { perturb, enterEvaluation, report } = inner;
+  const { init, step } = parts;
   return {
     ...(perturb && { perturb: (params, grads, state, at) => perturb(params, grads, innerState(state), at) }),
     ...(enterEvaluation && {
       enterEvaluation: (params, state) => enterEvaluation(params, innerState(state)),
     }),
-    ...(report && { report: (state, step) => report(innerState(state), step) }),
+    ...(report && { report: (state, at) => report(innerState(state), at) }),
     ...parts,
     name: `${name}(${inner.name})`,
-    transform: differenceOf(parts),
-    learningRate: (step) => inner.learningRate(step),
+    // As everywhere, the transformation's own init does not check that groups match.
+    transform: differenceOf({ step, init: (params, shapes) => init(inner.transform.init, params, shapes) }),
+    init: (params, shapes) => init(inner.init, params, shapes),
+    learningRate: (at) => inner.learningRate(at),
   };
 }
 
@@ -131,7 +139,7 @@ function learningRateOf({ lr, schedule = constant() }: Basics): (step: number) =
   return (step) => lr * schedule(step - 1);
 }
 
-function differenceOf({ init, step }: StepParts): GradientTransform {
+function differenceOf({ init, step }: Pick<StepParts, "init" | "step">): GradientTransform {
   return {
     init,
     update(grads, state, params, context) {

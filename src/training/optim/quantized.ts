@@ -91,7 +91,7 @@ export function quantizedState(
   const maps = { signed: dynamicMap(true), unsigned: dynamicMap(false) };
   const mapOf = (slot: string) => (UNSIGNED.has(slot.split("/").at(-1) ?? "") ? maps.unsigned : maps.signed);
   return wrapped(inner, "8-bit", {
-    init(params, shapes) {
+    init(initInner, params, shapes) {
       const small = new Map([...params].filter(([, data]) => data.length < minSize));
       const scales: Record<string, Map<string, Float32Array>> = {};
       const codes: Record<string, Map<string, Uint8Array>> = {};
@@ -112,7 +112,7 @@ export function quantizedState(
         }
       }
       // Empty arrays under all names: groups are checked against these, not against one name at a time.
-      inner.init(new Map([...params.keys()].map((name) => [name, new Float32Array(0)])));
+      initInner(new Map([...params.keys()].map((name) => [name, new Float32Array(0)])));
       return { slots: scales, bytes: codes, scalars: {}, inner: [inner.transform.init(small, shapes)] };
     },
     step(params, grads, state, context) {

@@ -203,6 +203,9 @@ test("floats of state per weight", () => {
   expect(factor("adafactor")).toBeLessThan(0.1);
   expect(factor("adamw", { stateBits: 8 })).toBeLessThan(0.55);
   expect(factor("sgd", { emaDecay: 0.9 })).toBe(1);
+  const groups = { loraPlus: 4, parameterGroups: [{ match: "elsewhere", lr: 1 }], maxGradNorm: 1 };
+  expect(factor("adamw", { ...groups, emaDecay: 0.9 })).toBe(3);
+  expect(factor("adamw", { ...groups, stateBits: 8 })).toBeLessThan(0.55);
 });
 
 test("groups, layer decay and LoRA+ come together in the learning rates", () => {

@@ -139,8 +139,14 @@ export function createOptimizer(
   const parsed = optimizerOptions(name).safeParse(options);
   if (!parsed.success) {
     const issue = parsed.error.issues[0];
-    throw new TunesmithError("config-invalid", `${name}: ${issue?.path.join(".")}: ${issue?.message}`, {
-      fix: `its options: ${Object.keys(optimizerOptions(name).shape).join(", ")}`,
+    const known = Object.keys(optimizerOptions(name).shape);
+    const place = issue?.path.join(".");
+    const unknown = issue?.code === "unrecognized_keys" ? issue.keys[0] : undefined;
+    throw new TunesmithError("config-invalid", `${name}: ${place ? `${place}: ` : ""}${issue?.message}`, {
+      fix:
+        unknown === undefined || place
+          ? `its options: ${known.join(", ")}`
+          : `near names: ${nearest(unknown, known, 3).join(", ")}`,
     });
   }
   const all = parsed.data as Modifiers & Record<string, unknown>;

@@ -23,10 +23,10 @@ const around = (
 export function clipped(inner: Optimizer, before: readonly GradientTransform[]): Optimizer {
   const name = "clipped";
   const optimizer = wrapped(inner, name, {
-    init: (params, shapes) => ({
+    init: (initInner, params, shapes) => ({
       slots: {},
       scalars: {},
-      inner: [inner.init(params, shapes), ...before.map((part) => part.init(params, shapes))],
+      inner: [initInner(params, shapes), ...before.map((part) => part.init(params, shapes))],
     }),
     step(params, grads, state, context) {
       const updates = before.reduce(
@@ -50,7 +50,7 @@ export function lookahead(
   requireCount("lookahead: every", every);
   requireNumber("lookahead: alpha", alpha, 0, 1 + Number.EPSILON);
   return wrapped(inner, "lookahead", {
-    init: (params, shapes) => around(inner.init(params, shapes), { slow: copyParams(params) }),
+    init: (initInner, params, shapes) => around(initInner(params, shapes), { slow: copyParams(params) }),
     step(params, grads, state, context) {
       inner.step(params, grads, innerState(state), context);
       if (context.step % every !== 0) return;
@@ -81,7 +81,7 @@ export function ema(
 ): Optimizer {
   requireNumber("ema: decay", decay, 0, 1);
   return wrapped(inner, "ema", {
-    init: (params, shapes) => around(inner.init(params, shapes), { average: copyParams(params) }),
+    init: (initInner, params, shapes) => around(initInner(params, shapes), { average: copyParams(params) }),
     step(params, grads, state, context) {
       inner.step(params, grads, innerState(state), context);
       const { step } = context;
@@ -103,8 +103,8 @@ export function swa(
   requireCount("swa: start", start);
   requireCount("swa: every", every);
   return wrapped(inner, "swa", {
-    init: (params, shapes) =>
-      around(inner.init(params, shapes), { average: copyParams(params) }, { count: 0 }),
+    init: (initInner, params, shapes) =>
+      around(initInner(params, shapes), { average: copyParams(params) }, { count: 0 }),
     step(params, grads, state, context) {
       inner.step(params, grads, innerState(state), context);
       if (context.step < start || (context.step - start) % every !== 0) return;
@@ -155,7 +155,7 @@ export function sam(
 ): Optimizer {
   requireNumber("sam: rho", rho, 0);
   return wrapped(inner, adaptive ? "asam" : "sam", {
-    init: (params, shapes) => around(inner.init(params, shapes), {}, { perturbed: 0, norm: 0 }),
+    init: (initInner, params, shapes) => around(initInner(params, shapes), {}, { perturbed: 0, norm: 0 }),
     perturb(params, grads, state, { step }) {
       state.scalars.perturbed = step;
       return climb(params, grads, state, rho, adaptive);
