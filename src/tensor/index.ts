@@ -17,6 +17,7 @@ export {
 export * from "./formats/index.js";
 export * from "./half.js";
 export * from "./pack.js";
+export * from "./quantize/index.js";
 export { isTensorRef, readRows, readTensor, sliceRef, type TensorRef } from "./ref.js";
 export * from "./safetensors/index.js";
 export {

@@ -1,4 +1,4 @@
-import { type Dtype, tensor } from "../../tensor/index.js";
+import { type Dtype, NF4, tensor } from "../../tensor/index.js";
 import { constant, op } from "../create.js";
 import { dimProduct, normalAxis } from "../dims.js";
 import { intAttr } from "../infer/types.js";
@@ -93,10 +93,6 @@ export function unpacked(bytes: Value, bits: number, dtype: Dtype, signed = fals
   return ops.gather(floats([256, count], table, dtype), ops.cast(bytes, "int32"));
 }
 
-const NF4 = [
-  -1, -0.6961928, -0.52507305, -0.39491749, -0.28444138, -0.18477343, -0.09105004, 0, 0.0795803, 0.1609302,
-  0.2461123, 0.33791524, 0.44070983, 0.562617, 0.72295684, 1,
-];
 const FP4_POSITIVE = [0, 0.00520833, 0.66666669, 1, 0.33333334, 0.5, 0.16666667, 0.25];
 const FP4 = [...FP4_POSITIVE, ...FP4_POSITIVE.map((value) => -value)];
 

@@ -16,7 +16,7 @@ export {
 export { type MuonOptions, type MuonScale, muon, newtonSchulz } from "./muon.js";
 export * from "./optimizers.js";
 export { type ProdigyOptions, prodigy } from "./prodigy.js";
-export { dynamicMap, quantizedState } from "./quantized.js";
+export { quantizedState } from "./quantized.js";
 export {
   createOptimizer,
   describeOptimizer,

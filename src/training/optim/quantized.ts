@@ -1,69 +1,11 @@
 import { TunesmithError } from "../../errors/index.js";
+import { dequantizeByMap, dynamicMap, quantizeByMap } from "../../tensor/index.js";
 import { wrapped } from "./finished.js";
 import { requireNumber } from "./groups.js";
 import type { Optimizer, OptimizerState, Params } from "./types.js";
 
 /** Slots without negative values: all codes go to positive numbers. */
 const UNSIGNED = new Set(["nu", "nuMax"]);
-
-/**
- * The 256 numbers of bitsandbytes' dynamic data type (arXiv 2110.02861, `create_dynamic_map`), ascending in [-1, 1] or
- * [0, 1]: seven powers of ten, each divided more finely the larger it is.
- */
-export function dynamicMap(signed: boolean): Float32Array {
-  const values = [0, 1];
-  for (let exponent = 0; exponent < 7; exponent++) {
-    const count = 2 ** (exponent + (signed ? 0 : 1));
-    for (let i = 0; i < count; i++) {
-      const mean = (0.1 + (0.9 * (2 * i + 1)) / (2 * count)) * 10 ** (exponent - 6);
-      values.push(mean);
-      if (signed) values.push(-mean);
-    }
-  }
-  return Float32Array.from(values).sort();
-}
-
-/** Codes of the nearest number of the map, blocks of `size` values scaled by their largest magnitude. */
-export function quantize(
-  data: Float32Array,
-  map: Float32Array,
-  size: number,
-  codes: Uint8Array,
-  scales: Float32Array,
-): void {
-  for (let block = 0, from = 0; from < data.length; block++, from += size) {
-    const to = Math.min(from + size, data.length);
-    let largest = 0;
-    for (let i = from; i < to; i++) largest = Math.max(largest, Math.abs(data[i] as number));
-    scales[block] = largest;
-    const factor = largest > 0 ? 1 / largest : 0;
-    for (let i = from; i < to; i++) codes[i] = nearest(map, (data[i] as number) * factor);
-  }
-}
-
-/** The numbers behind the codes. */
-export function dequantize(
-  codes: Uint8Array,
-  map: Float32Array,
-  size: number,
-  scales: Float32Array,
-  out: Float32Array,
-): void {
-  for (let i = 0; i < codes.length; i++) {
-    out[i] = (map[codes[i] as number] as number) * (scales[Math.floor(i / size)] as number);
-  }
-}
-
-function nearest(map: Float32Array, value: number): number {
-  let low = 0;
-  let high = map.length - 1;
-  while (high - low > 1) {
-    const middle = (low + high) >> 1;
-    if ((map[middle] as number) <= value) low = middle;
-    else high = middle;
-  }
-  return value - (map[low] as number) < (map[high] as number) - value ? low : high;
-}
 
 /**
  * Keeps an optimiser's state in 8 bits: bitsandbytes' dynamic data type, one scale per block (arXiv 2110.02861). Updates
@@ -106,7 +48,7 @@ export function quantizedState(
             codes: new Uint8Array(data.length),
             scales: new Float32Array(Math.ceil(data.length / blockSize)),
           };
-          quantize(values, mapOf(slot), blockSize, own.codes, own.scales);
+          quantizeByMap(values, mapOf(slot), blockSize, own.codes, own.scales);
           codes[slot] = (codes[slot] ?? new Map()).set(name, own.codes);
           scales[slot] = (scales[slot] ?? new Map()).set(name, own.scales);
         }
@@ -126,11 +68,11 @@ export function quantizedState(
         const unpacked = inner.transform.init(own);
         const slots = slotsOf(inner, unpacked, name);
         eachPacked(state, name, (slot, codes, scales) => {
-          dequantize(codes, mapOf(slot), blockSize, scales, slots.get(slot) as Float32Array);
+          dequantizeByMap(codes, mapOf(slot), blockSize, scales, slots.get(slot) as Float32Array);
         });
         inner.step(own, new Map([[name, grad]]), unpacked, context);
         eachPacked(state, name, (slot, codes, scales) => {
-          quantize(slots.get(slot) as Float32Array, mapOf(slot), blockSize, codes, scales);
+          quantizeByMap(slots.get(slot) as Float32Array, mapOf(slot), blockSize, codes, scales);
         });
       }
     },

@@ -1,5 +1,6 @@
 import { readFileSync } from "node:fs";
 import { expect, test } from "vitest";
+import { dynamicMap } from "../../tensor/index.js";
 import {
   adafactor,
   adagrad,
@@ -9,7 +10,6 @@ import {
   dadaptAdan,
   dadaptLion,
   dadaptSgd,
-  dynamicMap,
   ema,
   lion,
   muon,

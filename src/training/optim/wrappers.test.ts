@@ -1,6 +1,7 @@
 import { expect, test } from "vitest";
 import { TunesmithError } from "../../errors/index.js";
 import { rng } from "../../runtime/random/index.js";
+import { dequantizeByMap, dynamicMap, quantizeByMap } from "../../tensor/index.js";
 import {
   adamw,
   clipAdaptive,
@@ -22,7 +23,6 @@ import {
   sgd,
   swa,
 } from "./index.js";
-import { dequantize, dynamicMap, quantize } from "./quantized.js";
 
 const one = (...values: number[]) => new Map([["w", Float32Array.from(values)]]);
 const valuesOf = (params: Params, name = "w") => [...(params.get(name) ?? [])];
@@ -197,16 +197,16 @@ test("8-bit codes: nearest numbers, exact 0 and positive maximum, small relative
   data[3] = 0;
   const map = dynamicMap(true);
   const [codes, scales, back] = [new Uint8Array(1000), new Float32Array(4), new Float32Array(1000)];
-  quantize(data, map, 256, codes, scales);
-  dequantize(codes, map, 256, scales, back);
+  quantizeByMap(data, map, 256, codes, scales);
+  dequantizeByMap(codes, map, 256, scales, back);
   const squares = (values: Float32Array) => values.reduce((sum, value) => sum + value * value, 0);
   expect(squares(data.map((value, i) => value - Number(back[i]))) / squares(data)).toBeLessThan(2e-4);
   expect(back[3]).toBe(0);
   // The signed map ends at 1 and at -0.993.
   expect(Math.max(...back) / Math.max(...data)).toBeCloseTo(1, 1);
   data[7] = 50;
-  quantize(data, map, 256, codes, scales);
-  dequantize(codes, map, 256, scales, back);
+  quantizeByMap(data, map, 256, codes, scales);
+  dequantizeByMap(codes, map, 256, scales, back);
   expect(back[7]).toBe(50);
 });
 

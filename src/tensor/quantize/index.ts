@@ -1,0 +1,13 @@
+export { dequantizeByMap, dynamicMap, quantizeByMap } from "./dynamic.js";
+export { dequantizeInt4, type Int4Layout, type Int4Matrix, quantizeInt4 } from "./int4.js";
+export { dequantizeInt8, type Int8Matrix, quantizeInt8, roundHalfEven } from "./int8.js";
+export {
+  blockMaxima,
+  dequantizeMaxima,
+  dequantizeNf4,
+  NF4,
+  type Nf4Matrix,
+  type Nf4Maxima,
+  quantizeMaxima,
+  quantizeNf4,
+} from "./nf4.js";
