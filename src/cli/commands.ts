@@ -2,6 +2,7 @@ import { type Command, command } from "./command.js";
 import { dataCheckSchema, dataShowSchema, dataSplitSchema } from "./config/data-schema.js";
 import { configExplainSchema, configShowSchema } from "./config/inspection.js";
 import {
+  convertSchema,
   evalSchema,
   exportSchema,
   generateFlagsSchema,
@@ -68,6 +69,15 @@ export const commands: readonly Command[] = [
     schema: mergeSchema,
     example: "tunesmith merge --model MODEL --adapter adapter --out merged",
     run: async (options, context) => (await import("./commands/merge.js")).runMerge(options, context),
+  }),
+  command({
+    name: "convert",
+    summary:
+      "adapters from one format to another: peft, mlx, gguf, kohya, diffusers, loralib; deltas of whole models",
+    schema: convertSchema,
+    positional: "adapter",
+    example: "tunesmith convert adapter --to gguf --model MODEL --out adapter.gguf",
+    run: async (options, context) => (await import("./commands/convert.js")).runConvert(options, context),
   }),
   command({
     name: "export",

@@ -1,10 +1,13 @@
+import { fileExists, listDir, stat } from "#io";
 import { TunesmithError } from "../errors/index.js";
 import type { Model } from "../models/index.js";
 import { type Adapted, adaptedModel, isAdapted } from "./adapted.js";
 import { type Adapter, createAdapter } from "./adapter.js";
 import type { Calibration } from "./calibration.js";
+import { type AdapterFileOptions, readAdapterFile } from "./formats/files.js";
 import type { Adaptation, SiteConfig } from "./method.js";
-import { type LoadAdapterOptions, readPeft } from "./peft/load.js";
+import { parsePeftConfig } from "./peft/config.js";
+import { adapterOf, type LoadAdapterOptions, type ReadAdapter, readPeft } from "./peft/load.js";
 import { savePeft } from "./peft/save.js";
 import { checkEffect, type Receipt, type Receipted, receiptOf } from "./receipt.js";
 
@@ -42,7 +45,8 @@ export async function adapt<M extends Model, Config extends SiteConfig>(
 }
 
 /**
- * Loads a PEFT adapter folder onto a model, and checks what it does there: the receipt says what changed.
+ * Loads an adapter onto a model, and checks what it does there: the receipt says what changed. It may be a PEFT folder, or a
+ * LoRA adapter of any format that `readAdapterFile` knows.
  *
  * Throws as `loadPeft`; `adapter-no-effect` when no weight changes; `adapter-invalid` for tensors that are not finite.
  *
@@ -57,15 +61,56 @@ export async function adapt<M extends Model, Config extends SiteConfig>(
 export async function loadAdapter<M extends Model>(
   model: M,
   folder: string,
-  options: LoadAdapterOptions & EffectOptions = {},
+  options: LoadAdapterOptions & EffectOptions & AdapterFileOptions = {},
 ): Promise<Adapted<M> & Receipted> {
   const base = isAdapted(model) ? model.base : model;
-  const { adapter, warnings } = await readPeft(base, folder, options);
+  const { adapter, warnings } = await readAny(base, folder, options);
   const adapted = withAdapter(model, adapter);
   const receipt = await receiptOf(adapted, { adapter: adapter.name, action: "load", warnings });
   if (!options.allowNoEffect) checkEffect(receipt);
   return Object.assign({}, adapted, { receipt });
 }
+
+/** PEFT folders are read lazily; other formats are converted in memory. */
+async function readAny(
+  base: Model,
+  path: string,
+  options: LoadAdapterOptions & AdapterFileOptions,
+): Promise<ReadAdapter> {
+  const isFolder = !(await fileExists(path)) || (await stat(path)).isDirectory;
+  const names = isFolder && (await fileExists(path)) ? await listDir(path) : [];
+  const isOther = names.includes("adapters.safetensors") || names.includes("adapter_model.bin");
+  if (isFolder && !isOther) return readPeft(base, path, options);
+  const { components, format } = await readAdapterFile(path, { ...sizesFor(base), ...options });
+  const [only] = components.values();
+  if (!only || components.size > 1) {
+    throw new TunesmithError(
+      "adapter-invalid",
+      `${path} adapts several models: ${[...components.keys()].join(", ")}`,
+      {
+        fix: "convert it to PEFT folders first (tunesmith convert), and load the one of this model",
+      },
+    );
+  }
+  const file = { name: path, metadata: new Map<string, string>(), entries: only.tensors };
+  const config = parsePeftConfig(only.config, path);
+  const read = await adapterOf(base, { config, configPath: path, file }, options);
+  return {
+    ...read,
+    warnings: [...read.warnings, `read as ${format}; that format does not say which base it is for`],
+  };
+}
+
+/** What some formats need to know of the base. */
+const sizesFor = (base: Model): AdapterFileOptions =>
+  base.task === "causal-lm"
+    ? {
+        heads: base.sizes.heads,
+        kvHeads: base.sizes.kvHeads,
+        layers: base.sizes.layers,
+        modelType: base.architecture,
+      }
+    : { modelType: base.architecture };
 
 export interface EffectOptions {
   /** Accept an adapter that changes no weight (untrained, or all zeros). Default false. */

@@ -15,6 +15,7 @@ export type { Adapter, AdapterSite } from "./adapter.js";
 export { type CalibrateOptions, type Calibration, calibrate } from "./calibration.js";
 export { callMethod, type LoneMap } from "./call-method.js";
 export { siteConfigSchema } from "./config.js";
+export { applyDelta, type DeltaReport, saveDelta } from "./delta.js";
 export { checkFingerprint, type Fingerprint, fingerprint } from "./fingerprint.js";
 export * from "./formats/index.js";
 export {

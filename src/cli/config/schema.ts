@@ -1,5 +1,5 @@
 import { z } from "zod";
-import { methodNamed, methodNames } from "../../methods/index.js";
+import { ADAPTER_FORMATS, methodNamed, methodNames } from "../../methods/index.js";
 import { optimizerNames, scheduleNames } from "../../training/optim/index.js";
 import { bytesField, dataField, rowsShape, tokensShape } from "./data-schema.js";
 
@@ -177,6 +177,46 @@ export const mergeSchema = z.strictObject({
   anyBase: adapterShape.anyBase,
   out: z.string().min(1).describe("folder the merged model is written to"),
 });
+
+export const convertSchema = z
+  .strictObject({
+    adapter: z
+      .string()
+      .min(1)
+      .describe("adapter to convert: a folder or file; with --to delta, the folder of a fully tuned model"),
+    to: z
+      .enum([...ADAPTER_FORMATS, "delta", "model"])
+      .exclude(["loralib"])
+      .describe("format to write; delta: what a tuned model changed; model: a base with a delta added"),
+    out: z.string().min(1).describe("folder (peft, mlx, delta, model) or file to write"),
+    from: z
+      .enum([...ADAPTER_FORMATS, "delta"])
+      .optional()
+      .describe("format that is read; default: recognised"),
+    model: z.string().min(1).optional().describe("base model, for what the format does not say itself"),
+    component: z
+      .string()
+      .min(1)
+      .optional()
+      .describe(
+        "part of the pipeline the adapter is for, in kohya's and diffusers' files: unet, text_encoder",
+      ),
+    alpha: z.number().positive().optional().describe("alpha of a loralib checkpoint"),
+    enableLora: z
+      .array(z.boolean())
+      .optional()
+      .describe("parts of fused projections that a loralib checkpoint adapts"),
+    architecture: z.string().min(1).optional().describe("general.architecture of a GGUF file, such as llama"),
+    heads: z.number().int().positive().optional().describe("attention heads of the base, for GGUF"),
+    kvHeads: z.number().int().positive().optional().describe("key and value heads of the base, for GGUF"),
+  })
+  .refine(
+    ({ to, from, model }) => model !== undefined || (to !== "delta" && to !== "model" && from !== "delta"),
+    {
+      path: ["model"],
+      message: "a delta needs its base",
+    },
+  );
 
 export const exportSchema = z.strictObject({
   model: modelField,

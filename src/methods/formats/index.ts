@@ -5,6 +5,14 @@ export {
   toDiffusers,
 } from "./diffusers.js";
 export {
+  ADAPTER_FORMATS,
+  type AdapterFile,
+  type AdapterFileOptions,
+  type AdapterFormat,
+  readAdapterFile,
+  writeAdapterFile,
+} from "./files.js";
+export {
   fromGgufLora,
   type GgufLora,
   type GgufLoraOptions,

@@ -122,7 +122,7 @@ describe("damaged folders", () => {
     const pickle = copyOf("llama-plain");
     rmSync(modelFile(pickle));
     writeFileSync(join(pickle, "adapter_model.bin"), "\x80\x02}q\x00.");
-    await fails(pickle, "format-unsupported", /pickle[\s\S]*save_pretrained/);
+    await fails(pickle, "format-unsupported", /adapter_model\.bin/);
     await fails(join(temporary(), "nothing"), "file-not-found", /adapter_config\.json/);
     await fails(temporary(), "file-not-found", /adapter_config\.json/);
     const empty = copyOf("llama-plain");

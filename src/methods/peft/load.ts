@@ -4,6 +4,7 @@ import { type Model, nearest, probeOutputs, readJson } from "../../models/index.
 import {
   openSharded,
   readTensor,
+  type Tensor,
   type TensorFile,
   type TensorRef,
   tensorsEqual,
@@ -14,6 +15,7 @@ import { checkFingerprint, type Fingerprint } from "../fingerprint.js";
 import type { Adaptation, Method, SiteConfig, TensorNumbers, TensorSpec } from "../method.js";
 import { modulesIn } from "../saved.js";
 import { adaptationOf, parsePeftConfig } from "./config.js";
+import type { PeftConfig } from "./config-part.js";
 import { PREFIX, peftNames, tensorName } from "./names.js";
 
 const CONFIG_FILE = "adapter_config.json";
@@ -54,6 +56,14 @@ export async function loadPeft(
   return (await readPeft(model, folder, options)).adapter;
 }
 
+/** Tensors by name with what came along: an open file, or what another format was converted to. */
+export interface AdapterTensors {
+  /** For messages. */
+  readonly name: string;
+  readonly metadata: ReadonlyMap<string, string>;
+  readonly entries: ReadonlyMap<string, Tensor | TensorRef>;
+}
+
 /** As `loadPeft`, with the warnings. */
 export async function readPeft(
   model: Model,
@@ -62,32 +72,38 @@ export async function readPeft(
 ): Promise<ReadAdapter> {
   const folder = await adapterFolder(given, options.name);
   const configPath = joinPath(folder, CONFIG_FILE);
-  const { adaptation, mapping } = adaptationOf(
-    parsePeftConfig(await readJson(configPath), configPath),
-    configPath,
-    options.methods,
-  );
+  const config = parsePeftConfig(await readJson(configPath), configPath);
   const file = await openAdapterFile(folder);
   try {
-    if (!options.anyBase) await checkBase(model, file);
-    const stored: StoredTensor = async (site, key, spec) => {
-      const name = tensorName(mapping, site, key);
-      if (spec.stored === false && !file.entries.has(name ?? "")) return undefined;
-      const shape = (site && mapping.fileShape?.(key, site, spec.shape)) ?? spec.shape;
-      const data = await readNumbers(file, name, shape, spec.dtype);
-      return data && site && mapping.fromFile ? mapping.fromFile(data, key, site, adaptation.config) : data;
-    };
-    const adapter = await createAdapter(model, withKnownModules(adaptation, model), {
-      name: options.name ?? "default",
-      seed: 0,
-      stored,
-    });
-    await fillRest(adapter, file);
-    await checkLeftOver(adapter, file, model);
-    return { adapter, warnings: tokenizerWarnings(model, file) };
+    return await adapterOf(model, { config, configPath, file }, options);
   } finally {
     await file.close();
   }
+}
+
+/** An adapter for a model out of PEFT's config and tensors. */
+export async function adapterOf(
+  model: Model,
+  { config, configPath, file }: { config: PeftConfig; configPath: string; file: AdapterTensors },
+  options: LoadAdapterOptions,
+): Promise<ReadAdapter> {
+  const { adaptation, mapping } = adaptationOf(config, configPath, options.methods);
+  if (!options.anyBase) await checkBase(model, file);
+  const stored: StoredTensor = async (site, key, spec) => {
+    const name = tensorName(mapping, site, key);
+    if (spec.stored === false && !file.entries.has(name ?? "")) return undefined;
+    const shape = (site && mapping.fileShape?.(key, site, spec.shape)) ?? spec.shape;
+    const data = await readNumbers(file, name, shape, spec.dtype);
+    return data && site && mapping.fromFile ? mapping.fromFile(data, key, site, adaptation.config) : data;
+  };
+  const adapter = await createAdapter(model, withKnownModules(adaptation, model), {
+    name: options.name ?? "default",
+    seed: 0,
+    stored,
+  });
+  await fillRest(adapter, file);
+  await checkLeftOver(adapter, file, model);
+  return { adapter, warnings: tokenizerWarnings(model, file) };
 }
 
 /** PEFT lists every usual name of a head (`classifier`, `score`), and takes the one there is. */
@@ -135,7 +151,7 @@ async function openAdapterFile(folder: string): Promise<TensorFile> {
 }
 
 /** Compares the base with what the file says of the one it was trained on. */
-async function checkBase(model: Model, file: TensorFile): Promise<void> {
+async function checkBase(model: Model, file: AdapterTensors): Promise<void> {
   const prints = file.metadata.get(FINGERPRINT_KEY);
   if (prints === undefined) return;
   const expected = parseFingerprint(prints);
@@ -161,7 +177,7 @@ function parseFingerprint(text: string): Fingerprint | undefined {
   }
 }
 
-function tokenizerWarnings(model: Model, file: TensorFile): string[] {
+function tokenizerWarnings(model: Model, file: AdapterTensors): string[] {
   const expected = file.metadata.get(TOKENIZER_KEY);
   if (expected === undefined || !model.tokenizer || model.tokenizer.hash === expected) return [];
   return ["the model's tokenizer is not the one the adapter was trained with"];
@@ -169,7 +185,7 @@ function tokenizerWarnings(model: Model, file: TensorFile): string[] {
 
 /** A tensor of the file; its shape is checked before anything is read. */
 async function readSiteTensor(
-  file: TensorFile,
+  file: AdapterTensors,
   name: string | undefined,
   shape: readonly number[],
 ): Promise<Float32Array | undefined> {
@@ -177,7 +193,7 @@ async function readSiteTensor(
   return toFloat32(await readTensor(entryOf(file, name, shape))).slice();
 }
 
-function entryOf(file: TensorFile, name: string, shape: readonly number[]): TensorRef {
+function entryOf(file: AdapterTensors, name: string, shape: readonly number[]): Tensor | TensorRef {
   const entry = file.entries.get(name);
   if (!entry) throw missing(file, name);
   if (entry.shape.join() !== shape.join()) {
@@ -192,7 +208,7 @@ function entryOf(file: TensorFile, name: string, shape: readonly number[]): Tens
 
 /** As `readSiteTensor`, for masks and indices too. */
 async function readNumbers(
-  file: TensorFile,
+  file: AdapterTensors,
   name: string | undefined,
   shape: readonly number[],
   dtype: TensorSpec["dtype"] = "float32",
@@ -206,7 +222,7 @@ async function readNumbers(
 }
 
 /** Modules saved whole and token rows: they were made from the base, which gives their shapes. */
-async function fillRest(adapter: Adapter, file: TensorFile): Promise<void> {
+async function fillRest(adapter: Adapter, file: AdapterTensors): Promise<void> {
   const names = peftNames(adapter);
   for (const { parameter } of [...adapter.saved, ...adapter.tokens]) {
     const data = await readSiteTensor(file, names.get(parameter.name), parameter.tensor.shape);
@@ -214,17 +230,20 @@ async function fillRest(adapter: Adapter, file: TensorFile): Promise<void> {
   }
 }
 
-async function checkLeftOver(adapter: Adapter, file: TensorFile, model: Model): Promise<void> {
+async function checkLeftOver(adapter: Adapter, file: AdapterTensors, model: Model): Promise<void> {
   const used = new Set(peftNames(adapter).values());
   for (const name of file.entries.keys()) if (!used.has(name)) await checkExtra(name, file, model);
 }
 
 /** A stored copy of a base weight must be the base's own; anything else that is left over is an error. */
-async function checkExtra(name: string, file: TensorFile, model: Model): Promise<void> {
+async function checkExtra(name: string, file: AdapterTensors, model: Model): Promise<void> {
   const base = name.startsWith(PREFIX) ? name.slice(PREFIX.length).replace(".base_layer.", ".") : "";
   const own = model.weights.get(base)?.source ?? tiedHead(base, model);
   if (own?.kind === "constant" && name.includes(".base_layer.")) {
-    if (tensorsEqual(await readTensor(own.data), await file.read(name))) return;
+    if (
+      tensorsEqual(await readTensor(own.data), await readTensor(file.entries.get(name) as Tensor | TensorRef))
+    )
+      return;
     throw new TunesmithError("wrong-base", `${file.name}: '${name}' differs from the base's '${base}'`, {
       fix: "load the base it was trained on",
     });
@@ -243,7 +262,7 @@ function tiedHead(name: string, model: Model) {
   return embedding === undefined ? undefined : model.weights.get(embedding)?.source;
 }
 
-function missing(file: TensorFile, name: string): TunesmithError {
+function missing(file: AdapterTensors, name: string): TunesmithError {
   const near = nearest(name, file.entries.keys(), 3).join(", ");
   return new TunesmithError("adapter-invalid", `${file.name}: tensor '${name}' is missing`, {
     fix: `the config asks for it; the nearest in the file: ${near}`,
