@@ -7,6 +7,7 @@ import { afterAll, beforeAll, describe, expect, test } from "vitest";
 import { gradients } from "../autodiff/index.js";
 import { TunesmithError } from "../errors/index.js";
 import {
+  constant,
   constantsOf,
   input,
   loadOnnx,
@@ -16,10 +17,18 @@ import {
   recompute,
   rewriteValues,
   saveOnnx,
+  substitute,
   type Value,
 } from "../graph/index.js";
 import { createSession } from "../runtime/index.js";
-import { maxAbsDiff, openSafetensors, type Tensor, tensor } from "../tensor/index.js";
+import {
+  isTensorRef,
+  maxAbsDiff,
+  openSafetensors,
+  readTensor,
+  type Tensor,
+  tensor,
+} from "../tensor/index.js";
 import { exportOnnx } from "./export.js";
 import { createDecoder } from "./generate/decoder.js";
 import { generate } from "./generate/index.js";
@@ -301,4 +310,32 @@ test("a merged decoder loads as the model without a cache", async () => {
   const ids = probeIds(model.sizes.vocabSize, 7);
   expect(maxAbsDiff(await logitsOf(loaded, ids), await logitsOf(model, ids))).toBeLessThan(1e-5);
   expect(sitesOf(probeOutputs(loaded)).length).toBe(sitesOf(probeOutputs(model)).length);
+});
+
+test("a file in half precision is trained in float32", async () => {
+  const model = await loadFolder(`${FIXTURES}${names[0]}`);
+  const { path } = await exportOnnx(model, join(folder, "single"));
+  const { graph, close } = await loadOnnx(path);
+  const isWeight = (value: Value) => value.dtype === "float32" && value.shape.length > 1;
+  const replace = new Map<Value, Value>();
+  for (const value of constantsOf(graph).filter(isWeight)) {
+    if (value.source.kind !== "constant") continue;
+    const { data } = value.source;
+    const { data: floats } = isTensorRef(data) ? await readTensor(data) : data;
+    const half = constant(
+      tensor("float16", value.shape as number[], Array.from(floats as Float32Array)),
+      value.name,
+    );
+    replace.set(value, ops.cast(half, "float32"));
+  }
+  expect(replace.size).toBeGreaterThan(4);
+  const file = join(folder, "model_fp16.onnx");
+  await saveOnnx(substitute(graph, replace), file);
+  await close();
+  const loaded = await loadModel(file);
+  expect(sitesOf(probeOutputs(loaded)).map(({ path: at }) => at)).toEqual(
+    sitesOf(probeOutputs(model)).map(({ path: at }) => at),
+  );
+  const ids = probeIds(model.sizes.vocabSize, 7);
+  expect(maxAbsDiff(await logitsOf(loaded, ids), await logitsOf(model, ids))).toBeLessThan(5e-3);
 });

@@ -1,6 +1,16 @@
 import { fileExists, joinPath } from "#io";
 import { TunesmithError } from "../errors/index.js";
-import { bindInputs, type Graph, loadOnnx, nodesOf, prune, reach, type Value } from "../graph/index.js";
+import {
+  bindInputs,
+  type Graph,
+  inFloat32,
+  loadOnnx,
+  nodesOf,
+  prune,
+  reach,
+  type Value,
+  widenWeights,
+} from "../graph/index.js";
 import { tensor } from "../tensor/index.js";
 import { readJson } from "./checkpoint.js";
 import { buildOnnx, type OnnxSource } from "./onnx/build.js";
@@ -27,7 +37,7 @@ const PREFERRED = [
 /**
  * Loads a causal language model from an ONNX file: `input_ids`, and what exporters add to it (`attention_mask`,
  * `position_ids`, a cache as `past_key_values.N.key/value` or `past_N`), to `logits`. Modules are called as the
- * exporter called them; weights stay in the file. `config.json` and the tokenizer are read from the file's folder or
+ * exporter called them; weights stay in the file, those of a half-precision file are read into memory as float32. `config.json` and the tokenizer are read from the file's folder or
  * the one above it. A file whose mask only tells padding cannot keep packed documents apart: the model is then not
  * `packable`.
  *
@@ -42,7 +52,7 @@ const PREFERRED = [
  */
 export async function loadOnnxLm(path: string): Promise<CausalLm> {
   const loaded = await loadOnnx(path);
-  const decoder = withoutCacheBranch(loaded.graph);
+  const decoder = await single(withoutCacheBranch(loaded.graph));
   const signature = readSignature(decoder, path);
   const tight = nodesOf(decoder).some(({ op }) => TIGHT_CACHE.has(op));
   const source: OnnxSource = {
@@ -82,6 +92,14 @@ function withoutCacheBranch(graph: Graph): Graph {
   if (!flag) return graph;
   const shape = flag.shape.map(() => 1);
   return prune(bindInputs(graph, { use_cache_branch: tensor(flag.dtype, shape, [0]) }));
+}
+
+/** A file in half precision is trained in float32. */
+async function single(graph: Graph): Promise<Graph> {
+  const halves = reach(graph.outputs.values()).values.some(
+    ({ dtype }) => dtype === "float16" || dtype === "bfloat16",
+  );
+  return halves ? inFloat32(await widenWeights(graph), { interface: "float32" }) : graph;
 }
 
 /** A small batch that fits files exported with fixed axes. */

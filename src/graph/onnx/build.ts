@@ -153,7 +153,7 @@ function lookup(scope: Scope, name: string, where: string): Value {
   const found = find(scope, name);
   if (found) return found;
   throw new TunesmithError("graph-invalid", `${where} reads '${name}', which nothing before it produces`, {
-    fix: "the file is damaged or its nodes are not sorted; export the model again",
+    fix: "the file is damaged; export the model again",
     details: { name },
   });
 }

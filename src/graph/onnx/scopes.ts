@@ -14,11 +14,30 @@ export function importedScope(node: NodeProto, inputs: readonly (Value | undefin
   const scopes = node.metadataProps.find(({ key }) => key === "pkg.torch.onnx.name_scopes")?.value;
   const listed = scopes && [...scopes.matchAll(/'([^']*)'/g)].map((match) => match[1] as string);
   if (listed && listed.length > 1) return listed.at(-2) ?? "";
-  if (node.name.includes("/")) return scopeOf(node.name);
+  if (node.name.startsWith("/")) return scopeOf(node.name);
+  if (node.name.includes("/")) return tensorflowScope(node.name);
   for (const value of inputs) {
     if (value?.source.kind === "constant" && value.name && PARAMETER.test(value.name)) {
       return value.name.replace(PARAMETER, "");
     }
   }
   return "";
+}
+
+/** What wraps a saved model, and says nothing about its modules. */
+const WRAPPER = /^(StatefulPartitionedCall|PartitionedCall|serving_default|functional(_\d+)?)$/;
+
+/**
+ * The layer in a node name of TensorFlow: `model/dense_2/MatMul;model/dense_2/BiasAdd` is of `model.dense_2`. Operators are
+ * written in camel case there, layers are not; converters append `__12`.
+ */
+function tensorflowScope(name: string): string {
+  const [first = ""] = name.split(";");
+  const parts = first
+    .replace(/:\d+$/, "")
+    .replace(/__\d+$/, "")
+    .split("/")
+    .filter((part) => part !== "" && !WRAPPER.test(part));
+  while (parts.length > 1 && /^[A-Z]/.test(parts.at(-1) ?? "")) parts.pop();
+  return parts.join(".");
 }

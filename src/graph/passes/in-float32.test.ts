@@ -14,6 +14,7 @@ import {
   op,
   ops,
   type Value,
+  widenWeights,
 } from "../index.js";
 
 const half = (shape: number[], values: number[]) => constant(tensor("float16", shape, values), "w");
@@ -82,6 +83,19 @@ test("weights are trained through the Cast: their gradient is that of the float3
     x: tensor("float32", [2, 8], feed),
   });
   expect(numbers(out).every(Number.isFinite) && numbers(out).some((value) => value !== 0)).toBe(true);
+});
+
+test("weights made float32 beforehand stand where they are used, under their names", async () => {
+  const { graph } = model();
+  const once = await widenWeights(graph);
+  const wide = inFloat32(once, { interface: "float32" });
+  const product = nodesOf(wide).find((node) => node.op === "MatMul");
+  expect(product?.inputs[1]).toMatchObject({ dtype: "float32", name: "w", source: { kind: "constant" } });
+  const halves = { x: tensor("float16", [2, 8], feed) };
+  expect(await evaluate(once, halves)).toEqual(await evaluate(graph, halves));
+  const [a, b] = [wide, inFloat32(graph, { interface: "float32" })];
+  const feeds = { x: tensor("float32", [2, 8], feed) };
+  expect((await evaluate(a, feeds)).y).toEqual((await evaluate(b, feeds)).y);
 });
 
 test("sub-graphs, carried values and bfloat16", async () => {

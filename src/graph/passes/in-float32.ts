@@ -1,16 +1,16 @@
 import {
-  bfloat16ToFloat32,
   type Dtype,
   dtypeFromOnnx,
   dtypeToOnnx,
-  float16ToFloat32,
   isTensorRef,
+  readTensor,
   type Tensor,
   tensor,
+  toFloat32,
 } from "../../tensor/index.js";
 import { constant, input, makeNode } from "../create.js";
 import { cast } from "../ops/index.js";
-import { rewriteValues } from "../rewrite.js";
+import { rewriteValues, substitute } from "../rewrite.js";
 import { nestedGraphs, subgraphs } from "../traverse.js";
 import type { Attr, Attrs, Graph, Node, Value } from "../types.js";
 
@@ -68,9 +68,33 @@ function wide(value: Value): Value {
   return constant(wideTensor(source.data), value.name);
 }
 
-function wideTensor(data: Tensor): Tensor {
-  const convert = data.dtype === "float16" ? float16ToFloat32 : bfloat16ToFloat32;
-  return tensor("float32", data.shape, Array.from(convert(data.data as Uint16Array)));
+const wideTensor = (data: Tensor): Tensor => tensor("float32", data.shape, toFloat32(data));
+
+/**
+ * Reads the half-precision weights of a graph and makes them float32 constants of the same names: before `inFloat32`, for code
+ * that looks for weights where they are used. Takes the memory of the whole model in float32.
+ *
+ * Throws what reading the file throws.
+ *
+ * @example
+ * ```ts
+ * import { inFloat32, loadOnnx, widenWeights } from "tunesmith/graph";
+ * const { graph } = await loadOnnx("model_fp16.onnx");
+ * const plain = inFloat32(await widenWeights(graph), { interface: "float32" });
+ * console.log(plain.inputs.length);
+ * ```
+ */
+export async function widenWeights(graph: Graph): Promise<Graph> {
+  const halves = new Set([...nestedGraphs(graph)].flatMap(({ values }) => values.filter(isHalf)));
+  const replace = new Map<Value, Value>();
+  for (const value of halves) {
+    if (value.source.kind !== "constant") continue;
+    const { data } = value.source;
+    const wider = wideTensor(isTensorRef(data) ? await readTensor(data) : data);
+    // The graph around still computes in halves: what it sees is the weight, narrowed.
+    replace.set(value, cast(constant(wider, value.name), value.dtype));
+  }
+  return substitute(graph, replace);
 }
 
 /** A node over wider operands: where it would give a half it gives a float32. */
