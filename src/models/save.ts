@@ -5,6 +5,7 @@ import {
   joinPath,
   listDir,
   makeDir,
+  readText,
   remove,
   resolvePath,
   stat,
@@ -23,6 +24,7 @@ import {
 } from "../tensor/index.js";
 import { type AnyTensorArchitecture, architectures, tensorArchitectures } from "./architectures/index.js";
 import { poolingSchema } from "./architectures/parts/pooling.js";
+import { configText } from "./config-text.js";
 import { probeOutputs } from "./probe.js";
 import { mainResult } from "./rewrite.js";
 import { writePooling } from "./sentence-transformers.js";
@@ -82,7 +84,9 @@ export async function saveModel(
   await makeDir(folder);
   await remove(joinPath(folder, "config.json"));
   const { maxShardBytes, dtype = "float32" } = options;
-  const entries = [...model.weights].map(([name, value]) => [name, writable(value, dtype)] as const);
+  const entries = [...model.weights, ...copiesOf(model)].map(
+    ([name, value]) => [name, writable(value, dtype)] as const,
+  );
   const metadata = { format: "pt" };
   const weights = await writeSharded(folder, entries, {
     metadata,
@@ -90,9 +94,16 @@ export async function saveModel(
   });
   const tokenizer = await copyTokenizer(model, folder, options.tokenizerFrom);
   const pooling = await savePooling(model, folder);
-  const config = `${JSON.stringify(configOf(model, dtype), undefined, 2)}\n`;
+  const config = configText(configOf(model, dtype), await originalConfig(model));
   await writeFileAtomic(joinPath(folder, "config.json"), config);
   return { folder, files: [...weights, ...tokenizer, ...pooling, "config.json"] };
+}
+
+/** The text of the config it was loaded with, where that still is. */
+async function originalConfig({ origin }: Model): Promise<string | undefined> {
+  if (origin === undefined || !(await fileExists(origin))) return undefined;
+  const path = joinPath(await folderOf(origin), "config.json");
+  return (await fileExists(path)) ? readText(path) : undefined;
 }
 
 /** Beside a model of text vectors, how they are made. */
@@ -193,6 +204,16 @@ function configOf(model: Model, dtype: string): Record<string, unknown> {
     ...(isOld ? { torch_dtype: dtype } : { dtype }),
     ...tyingOf(model),
   };
+}
+
+/** What an untied head's class reads under a second name. */
+function copiesOf(model: Model): [string, Value][] {
+  const untied = model.task === "causal-lm" ? undefined : tensorDefinitionOf(model)?.untied;
+  if (!untied?.copies || !model.weights.has(untied.head)) return [];
+  return Object.entries(untied.copies).flatMap(([copy, name]): [string, Value][] => {
+    const value = model.weights.get(name);
+    return value && !model.weights.has(copy) ? [[copy, value]] : [];
+  });
 }
 
 function tyingOf(model: Model): Readonly<Record<string, unknown>> {

@@ -3,11 +3,13 @@ import { mkdtemp } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { describe, expect, test } from "vitest";
-import { maxAbsDiff, openSafetensors, readTensor, type Tensor } from "../tensor/index.js";
+import { constant, type Value } from "../graph/index.js";
+import { maxAbsDiff, openSafetensors, readTensor, type Tensor, tensor } from "../tensor/index.js";
+import { configText } from "./config-text.js";
 import { loadModel } from "./load.js";
 import { probe, runModel } from "./probe.js";
 import { saveModel } from "./save.js";
-import { initTensorModel } from "./tensor-model.js";
+import { initTensorModel, tensorModel } from "./tensor-model.js";
 import type { TensorModel } from "./types.js";
 
 const FIXTURES = new URL("../../fixtures/text-models/", import.meta.url).pathname;
@@ -68,6 +70,17 @@ describe("saving", () => {
     await expect(load(folder)).rejects.toMatchObject({ code: "architecture-unsupported" });
     expect((await load(folder, { task: "masked-lm" })).task).toBe("masked-lm");
   });
+});
+
+test("numbers with a point keep it, as transformers demands", async () => {
+  const folder = join(await temporary(), "model");
+  await saveModel(await load("t5"), folder);
+  const text = readFileSync(join(folder, "config.json"), "utf8");
+  expect(text).toMatch(/"initializer_factor": 1\.0,/);
+  expect(text).toMatch(/"d_model": 16,/);
+  expect(configText({ odd: 2, whole: 2, hidden_dropout: 0 }, '{ "odd": 2.0 }')).toBe(
+    '{\n  "odd": 2.0,\n  "whole": 2,\n  "hidden_dropout": 0.0\n}\n',
+  );
 });
 
 describe("pooling", () => {
@@ -180,7 +193,6 @@ describe("tasks", () => {
   });
 
   test("old names of norms, and bodies without their prefix", async () => {
-    const { tensorModel } = await import("./tensor-model.js");
     const model = await load("bert-words");
     const old = [...model.weights].map(([name, value]) => {
       const renamed = name
@@ -191,6 +203,25 @@ describe("tasks", () => {
     const again = tensorModel(model.config, new Map(old));
     expect([...again.weights.keys()].sort()).toEqual([...model.weights.keys()].sort());
     expect(again.task).toBe("masked-lm");
+  });
+});
+
+test("an untied head reads the bias at its decoder", async () => {
+  const model = await load("bert-words");
+  const name = "cls.predictions.bias";
+  const more = (await numbers(model, name)).map((value) => value + 1);
+  const table = model.weights.get("bert.embeddings.word_embeddings.weight") as Value;
+  const untied = tensorModel(
+    { ...model.config, tie_word_embeddings: false },
+    new Map([
+      ...model.weights,
+      ["cls.predictions.decoder.weight", table],
+      ["cls.predictions.decoder.bias", constant(tensor("float32", [50], more))],
+    ]),
+  );
+  const [before, after] = [(await outputsOf(model)).logits, (await outputsOf(untied)).logits];
+  Array.from(before?.data as Float32Array).forEach((value, at) => {
+    expect((after as Tensor).data[at]).toBeCloseTo(value + 1, 4);
   });
 });
 

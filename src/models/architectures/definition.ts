@@ -94,6 +94,8 @@ export interface TensorArchitecture<Config extends Record<string, unknown>> {
   /** A head that is usually the embedding: its tensor when it is one of its own, and what a config then says. */
   readonly untied?: {
     readonly head: string;
+    /** Tensors that are stored a second time then, by their second name. */
+    readonly copies?: Readonly<Record<string, string>>;
     config(config: Readonly<Record<string, unknown>>): Readonly<Record<string, unknown>>;
   };
   /** Every tensor for a task, heads included: what a fresh model, or a fresh head, is made of. */

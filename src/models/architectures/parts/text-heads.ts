@@ -45,9 +45,13 @@ export function textArchitecture<Config extends TextConfig>(
     ignored: IGNORED,
     taskOf: (config, weights) => taskOf(family, config, weights),
     describe,
-    rename: (name, _, weights, task) => rename(family, name, weights, task),
+    rename: (name, config, weights, task) => rename(family, name, weights, task, !family.sizes(config).tied),
     className: (config, task) => `${family.classes[String(config.model_type)]}${CLASS_ENDS[task]}`,
-    untied: { head: `${family.words.decoder}.weight`, config: () => ({ tie_word_embeddings: false }) },
+    untied: {
+      head: `${family.words.decoder}.weight`,
+      copies: { [`${family.words.decoder}.bias`]: family.words.bias },
+      config: () => ({ tie_word_embeddings: false }),
+    },
     weightSpecs: (config, task) =>
       recordSpecs(describe(config, task), (params, inputs) =>
         lay(family, config, params, inputs, task, () => false),
@@ -176,11 +180,17 @@ function rename<Config>(
   name: string,
   weights: Weights,
   task: TextTask | undefined,
+  untied: boolean,
 ): string {
   const current = name
     .replace(/LayerNorm\.gamma$/, "LayerNorm.weight")
     .replace(/LayerNorm\.beta$/, "LayerNorm.bias");
-  if (current === `${words.decoder}.bias` && !weights.has(words.bias)) return words.bias;
+  // A head of its own has its bias at the decoder; the other name then holds one that nobody reads.
+  const atDecoder = `${words.decoder}.bias`;
+  const isFirst = task === undefined && words.bias !== atDecoder;
+  const both = weights.has(words.bias) && weights.has(atDecoder);
+  if (isFirst && current === atDecoder && (!both || untied)) return words.bias;
+  if (isFirst && current === words.bias && both && untied) return atDecoder;
   const bare = current.startsWith(`${prefix}.`) ? current.slice(prefix.length + 1) : current;
   if (bare === current && !BODY.test(current)) return current;
   return task === "embedding" ? bare : `${prefix}.${bare}`;
