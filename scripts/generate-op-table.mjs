@@ -52,6 +52,7 @@ const limits = {
   ScatterND: "reduction none: no duplicate indices; mul: updates not 0",
   Slice: "a symbolic axis: step 1",
   "com.microsoft.Attention": "without a shared cache buffer and without do_rotary",
+  "com.microsoft.DynamicQuantizeLSTM": "static length; straight through what it rounds of its data",
   "com.microsoft.DynamicQuantizeMatMul": "the data and the bias",
   "com.microsoft.GatherBlockQuantized": "rows of tables quantised along the last axis; the scales",
   "com.microsoft.GroupQueryAttention": "without a quantised cache",
