@@ -34,6 +34,7 @@ export {
 export { dropout, type Noise, noise, noiseOf } from "./noise.js";
 export { loadOnnxModel } from "./onnx/tensor-model.js";
 export { loadOnnxLm } from "./onnx-lm.js";
+export { type Operand, operandsOf } from "./operands.js";
 export {
   type AxisSizes,
   axesOf,
@@ -50,7 +51,15 @@ export {
 } from "./probe.js";
 export { mainResult, resultsOf, rewriteOutputs, valuesIn } from "./rewrite.js";
 export { type SavedModel, type SaveModelOptions, saveModel } from "./save.js";
-export { type ConvShape, type Orientation, type Site, siteOf, sitesOf } from "./sites.js";
+export {
+  type ConvShape,
+  type Orientation,
+  type QuantisedWeight,
+  type Site,
+  siteOf,
+  sitesOf,
+} from "./sites.js";
+export { frozenTensor, isForm, storedOf } from "./stored.js";
 export {
   type InitTensorOptions,
   initTensorModel,
