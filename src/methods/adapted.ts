@@ -13,6 +13,7 @@ import {
   type Site,
   siteOf,
 } from "../models/index.js";
+import { rewrittenInputs } from "./activations.js";
 import type { Adapter, AdapterSite } from "./adapter.js";
 import { effectiveBiasDelta, effectiveWeight, valuesOf } from "./effective.js";
 import { plainFields } from "./fields.js";
@@ -81,13 +82,16 @@ export function applyAdapters<O extends Outputs>(
     ),
   );
   const passes = adapters.map((adapter): Pass => ({ adapter, memory: new Map(), losses: [] }));
+  const activations = rewrittenInputs();
   const visit: Visit = (node, inputs, rebuild) => {
+    activations.see(node, inputs);
     const swapped = withSaved(node, inputs, saved);
     const results = swapped ? sameOperator(node, swapped) : rebuild();
     const site = siteOf(node);
     const first = results[0];
     if (!site || !first) return results;
-    const y = withScope(site.path, () => adaptSite(first, site, swapped ?? inputs, passes, training));
+    const x = activations.of(site);
+    const y = withScope(site.path, () => adaptSite(first, x, site, swapped ?? inputs, passes, training));
     return y === first ? results : [y, ...results.slice(1)];
   };
   const adapted = rewriteOutputs(outputs, { visit });
@@ -113,16 +117,17 @@ function withPenalty<O extends Outputs>(outputs: O, passes: readonly Pass[]): O 
 /** All adapters of one site, one on top of the other. */
 function adaptSite(
   y0: Value,
+  x: Value,
   site: Site,
   inputs: readonly (Value | undefined)[],
   passes: readonly Pass[],
   training: boolean,
 ): Value {
   const isEmbedding = site.kind === "embedding";
-  const [x, weightInput] = (isEmbedding ? [inputs[1], inputs[0]] : [inputs[0], inputs[1]]) as [Value, Value];
-  const map = siteMap(site, isEmbedding ? undefined : inputs[2]);
+  const at = (operand: Value | undefined) => operand && inputs[site.node.inputs.indexOf(operand)];
+  const map = siteMap(site, at(site.bias));
   let y = y0;
-  let weight = () => asMatrix(site, weightInput);
+  let weight = () => asMatrix(site, at(site.weight) ?? site.weight);
   for (const pass of passes) {
     const { adapter } = pass;
     const own = adapter.sites.get(site.path);

@@ -1,6 +1,7 @@
 import { TunesmithError } from "../errors/index.js";
 import { input } from "../graph/index.js";
 import {
+  frozenTensor,
   type Model,
   type Parameter,
   type Parameters,
@@ -9,7 +10,7 @@ import {
   sitesOf,
 } from "../models/index.js";
 import { rng } from "../runtime/random/index.js";
-import { readTensor, tensor, toFloat32 } from "../tensor/index.js";
+import { tensor, toFloat32 } from "../tensor/index.js";
 import type { Calibration } from "./calibration.js";
 import type { Adaptation, InitContext, SiteShape, Statistic, TensorNumbers, TensorSpec } from "./method.js";
 import { type SavedTensor, savedTensors } from "./saved.js";
@@ -70,10 +71,7 @@ export const shapeOfSite = (site: Site): SiteShape => {
 export async function orientedWeight(
   site: Pick<Site, "weight" | "orientation" | "kind">,
 ): Promise<Float32Array> {
-  const { source } = site.weight;
-  if (source.kind !== "constant")
-    throw new TunesmithError("graph-invalid", "a site's weight must be a constant");
-  return oriented(site, toFloat32(await readTensor(source.data)));
+  return oriented(site, toFloat32(await frozenTensor(site.weight)));
 }
 
 /** Numbers laid out as a site's weight in the file, as `[out, in]`; themselves when they are so already. */

@@ -109,7 +109,7 @@ async function runBatch(
   const inputs = new Map<string, Value>();
   for (const node of reach(passes.flatMap(valuesIn)).nodes) {
     const site = siteOf(node);
-    if (site && wanted.has(site.path) && node.inputs[0]) inputs.set(site.path, node.inputs[0]);
+    if (site && wanted.has(site.path)) inputs.set(site.path, site.input);
   }
   for (const [path, x] of inputs) outputs.push(...inputStatistics(path, x, mask, statistics));
   const [first] = inputs.values();

@@ -1,7 +1,15 @@
 import { TunesmithError } from "../errors/index.js";
 import { makeNode, type Node, reach, type Value } from "../graph/index.js";
-import { nearest, type Outputs, type Parameter, resultsOf } from "../models/index.js";
-import { readTensor, toFloat32 } from "../tensor/index.js";
+import {
+  frozenTensor,
+  isForm,
+  nearest,
+  type Outputs,
+  operandsOf,
+  type Parameter,
+  resultsOf,
+} from "../models/index.js";
+import { toFloat32 } from "../tensor/index.js";
 import { parameter } from "./adapter.js";
 import type { SiteConfig } from "./method.js";
 
@@ -19,8 +27,11 @@ export interface SavedTensor {
 /** A base tensor where a module reads it. */
 export interface TensorUse {
   readonly path: string;
+  /** As the module reads it. */
   readonly weight: Value;
   readonly leaf: string;
+  /** Name of the stored tensor. */
+  readonly name: string;
 }
 
 const leafOf = (name: string) => name.slice(name.lastIndexOf(".") + 1);
@@ -29,12 +40,9 @@ const leafOf = (name: string) => name.slice(name.lastIndexOf(".") + 1);
 export function tensorUses(outputs: Outputs): TensorUse[] {
   const uses = new Map<string, TensorUse>();
   for (const node of reach(Object.values(resultsOf(outputs))).nodes) {
-    for (const value of node.inputs) {
-      if (value?.source.kind !== "constant" || value.name === undefined || value.dtype !== "float32")
-        continue;
-      const leaf = leafOf(value.name);
-      uses.set(`${node.scope}/${leaf}`, { path: node.scope, weight: value, leaf });
-    }
+    if (isForm(node)) continue;
+    for (const { leaf, value, stored } of operandsOf(node))
+      uses.set(`${node.scope}/${leaf}`, { path: node.scope, weight: value, leaf, name: String(stored.name) });
   }
   return [...uses.values()];
 }
@@ -72,15 +80,15 @@ export async function savedTensors(
   return Promise.all(wanted.map((use) => savedTensor(adapter, use)));
 }
 
-async function savedTensor(adapter: string, { path, weight, leaf }: TensorUse): Promise<SavedTensor> {
-  const { source } = weight;
-  if (source.kind !== "constant")
-    throw new TunesmithError("graph-invalid", `${path}.${leaf} is not a constant`);
-  const data = toFloat32(await readTensor(source.data)).slice();
+async function savedTensor(
+  adapter: string,
+  { path, weight, leaf, name: weightName }: TensorUse,
+): Promise<SavedTensor> {
+  const data = toFloat32(await frozenTensor(weight)).slice();
   const name = `${adapter}/${path}.${leaf}`;
   return {
     path,
-    weightName: String(weight.name),
+    weightName,
     leaf,
     parameter: parameter(name, weight.shape as number[], data, true),
   };
@@ -92,15 +100,15 @@ export function withSaved(
   inputs: readonly (Value | undefined)[],
   saved: ReadonlyMap<string, Value>,
 ): (Value | undefined)[] | undefined {
-  let changed = false;
-  const swapped = inputs.map((value, index) => {
-    const original = node.inputs[index];
-    if (original?.source.kind !== "constant" || original.name === undefined) return value;
-    const replacement = saved.get(`${node.scope}/${leafOf(original.name)}`);
-    changed ||= replacement !== undefined;
-    return replacement ?? value;
+  if (saved.size === 0 || isForm(node)) return undefined;
+  const replaced = operandsOf(node).flatMap(({ index, leaf }) => {
+    const replacement = saved.get(`${node.scope}/${leaf}`);
+    return replacement ? [[index, replacement] as const] : [];
   });
-  return changed ? swapped : undefined;
+  if (replaced.length === 0) return undefined;
+  const swapped = [...inputs];
+  for (const [index, replacement] of replaced) swapped[index] = replacement;
+  return swapped;
 }
 
 /** The node's operator over other inputs. */

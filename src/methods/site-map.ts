@@ -46,7 +46,7 @@ function lookUp(ids: Value, weight: Value): Value {
   return ops.reshape(picked, [-1, weight.shape[0] ?? 1], [ids]);
 }
 
-function convolutionMap({ node, weight: own }: Site, bias: Value | undefined): SiteMap {
+function convolutionMap({ attrs, weight: own }: Site, bias: Value | undefined): SiteMap {
   const taps = own.shape.slice(1);
   const ones = taps.slice(1).map(() => 1);
   const perFeature = (vector: Value) => ops.reshape(vector, [-1, ...ones]);
@@ -56,8 +56,7 @@ function convolutionMap({ node, weight: own }: Site, bias: Value | undefined): S
     flatOut: (y) => y,
     perFeature,
     apply: (x, weight) =>
-      makeNode("Conv", [x, ops.reshape(weight, [weight.shape[0] ?? 1, ...taps])], node.attrs)
-        .outputs[0] as Value,
+      makeNode("Conv", [x, ops.reshape(weight, [weight.shape[0] ?? 1, ...taps])], attrs).outputs[0] as Value,
     mix(h, by, { onto, alpha = 1 } = {}) {
       const scaled = alpha === 1 ? by : ops.mul(by, alpha);
       const mixed = ops.conv(h, ops.reshape(scaled, [...by.shape, ...ones]));

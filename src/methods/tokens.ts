@@ -1,7 +1,7 @@
 import { TunesmithError } from "../errors/index.js";
 import { constant, ops, type Value } from "../graph/index.js";
-import type { Parameter, Site } from "../models/index.js";
-import { readTensor, tensor, toFloat32 } from "../tensor/index.js";
+import { frozenTensor, type Parameter, type Site } from "../models/index.js";
+import { tensor, toFloat32 } from "../tensor/index.js";
 import { parameter } from "./adapter.js";
 import type { SiteConfig } from "./method.js";
 
@@ -52,9 +52,7 @@ async function rowsOf(
       { fix: `give ids from 0 to ${site.inFeatures - 1}` },
     );
   }
-  const { source } = site.weight;
-  if (source.kind !== "constant") throw new TunesmithError("graph-invalid", `${site.path} is not a constant`);
-  const table = toFloat32(await readTensor(source.data));
+  const table = toFloat32(await frozenTensor(site.weight));
   const width = site.outFeatures;
   const rows = new Float32Array(ids.length * width);
   for (const [at, id] of ids.entries()) rows.set(table.subarray(id * width, (id + 1) * width), at * width);
