@@ -19,7 +19,7 @@ const source = await importSource(
   export { optionsMarkdown } from "./src/cli/config/docs.ts";
   export { errorMeanings } from "./src/errors/index.ts";
   export { methodNamed, methodNames } from "./src/methods/index.ts";
-  export { architectures } from "./src/models/index.ts";
+  export { architectures, tensorArchitectures } from "./src/models/index.ts";
   export { optimizerModifiers, optimizerNamed, optimizerNames } from "./src/training/optim/index.ts";
   export { scoreRegistry } from "./src/training/scores/index.ts";
 `,
@@ -106,13 +106,20 @@ const scoresTable = () =>
     ]),
   );
 
-const architectureList = () =>
-  table(
+const architectureList = () => {
+  const list = (names) => names.map((name) => `\`${name}\``).join(", ");
+  const languageModels = table(
     ["`model_type` in config.json", "default targets of adapters"],
     source.architectures.flatMap(({ modelTypes, defaultTargets }) =>
-      modelTypes.map((type) => [`\`${type}\``, defaultTargets.map((name) => `\`${name}\``).join(", ")]),
+      modelTypes.map((type) => [`\`${type}\``, list(defaultTargets)]),
     ),
   );
+  const others = table(
+    ["`model_type` of other models", "tasks it has heads for"],
+    source.tensorArchitectures.map(({ modelTypes, tasks }) => [list(modelTypes), list(tasks)]),
+  );
+  return `${languageModels}\n\n${others}`;
+};
 
 const schema = () => `${JSON.stringify(source.configJsonSchema(), null, 2)}\n`;
 
