@@ -66,6 +66,7 @@ CASES = {
     "t5": lambda: T.T5ForConditionalGeneration(T.T5Config(**T5)),
     "t5-gated": lambda: T.T5ForConditionalGeneration(
         T.T5Config(**T5, feed_forward_proj="gated-gelu", tie_word_embeddings=False)),
+    "mt5": lambda: T.MT5ForConditionalGeneration(T.MT5Config(**T5, feed_forward_proj="gated-gelu")),
     "whisper": lambda: T.WhisperForConditionalGeneration(T.WhisperConfig(**WHISPER)),
     "whisper-classes": lambda: T.WhisperForAudioClassification(
         T.WhisperConfig(**WHISPER, num_labels=3, classifier_proj_size=14, use_weighted_layer_sum=True)),

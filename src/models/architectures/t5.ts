@@ -35,8 +35,9 @@ const schema = z.looseObject({
 type Config = z.infer<typeof schema>;
 type Stack = "encoder" | "decoder";
 
-/** Version 1.0 ties the head to the embedding and scales what enters it; 1.1 does neither. */
-const scalesOutput = (config: Config) => config.scale_decoder_outputs ?? config.tie_word_embeddings !== false;
+/** Version 1.0 ties the head to the embedding and scales what enters it; 1.1 and mT5 do neither. */
+const scalesOutput = (config: Config) =>
+  config.model_type !== "mt5" && (config.scale_decoder_outputs ?? config.tie_word_embeddings !== false);
 
 /** Version 1.0 files may hold a copy of the embedding there. */
 const hasOwnHead = (config: Config, stored: boolean) =>
@@ -107,7 +108,7 @@ const bias = (config: Config, params: Params, stack: Stack, queries: Value, keys
 function encode(config: Config, params: Params, values: TensorInputs["values"], seen: Value) {
   let x = embed(config, params, values.input_ids as Value);
   const positions = rowPositions(x.like);
-  const mask = ops.add(bias(config, params, "encoder", positions, positions), seen);
+  const mask = ops.keep(ops.add(bias(config, params, "encoder", positions, positions), seen));
   const boundaries = [x.rows];
   for (let block = 0; block < config.num_layers; block++) {
     const path = `encoder.block.${block}.layer`;
@@ -123,7 +124,7 @@ function encode(config: Config, params: Params, values: TensorInputs["values"], 
     );
     boundaries.push(x.rows);
   }
-  const rows = norm(config, params, "encoder.final_layer_norm", x.rows);
+  const rows = ops.keep(norm(config, params, "encoder.final_layer_norm", x.rows));
   return { encoded: { ...x, rows }, boundaries };
 }
 
@@ -131,7 +132,7 @@ function decode(config: Config, params: Params, inputs: TensorInputs, encoded: T
   const places = decoderPlaces(inputs);
   let x = embed(config, params, places.ids);
   const distance = bias(config, params, "decoder", places.positions, places.keyPositions);
-  const mask = ops.add(distance, places.mask);
+  const mask = ops.keep(ops.add(distance, places.mask));
   const present: KeyValue[] = [];
   const cross: KeyValue[] = [];
   const boundaries = [x.rows];

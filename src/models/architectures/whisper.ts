@@ -99,7 +99,8 @@ function encode(config: Config, params: Params, features: Value, root: string) {
     x = feedForward(params, path, plus(path, x, attended.rows), sizes);
     boundaries.push(x.rows);
   }
-  return { encoded: normed(params, `${root}layer_norm`, x), boundaries };
+  const last = normed(params, `${root}layer_norm`, x);
+  return { encoded: { ...last, rows: ops.keep(last.rows) }, boundaries };
 }
 
 function decode(config: Config, params: Params, inputs: TensorInputs, encoded: Tokens) {

@@ -19,7 +19,7 @@ async function expectedOf(name: string) {
 
 const settings = { maxTokens: 12, stopIds: [] };
 
-test.each(["t5", "t5-gated", "whisper"])("%s: greedy decoding equals transformers'", async (name) => {
+test.each(["t5", "t5-gated", "mt5", "whisper"])("%s: greedy decoding equals transformers'", async (name) => {
   const { given, rows } = await expectedOf(name);
   const generator = await createSeq2seqGenerator(await load(name));
   const generations = await generator.generateBatch(given, settings);
