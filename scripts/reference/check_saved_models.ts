@@ -1,5 +1,5 @@
-// Writes the text and speech fixtures, one with a fresh head and one with an untied head, with this library and has
-// transformers load them: no tensor missing or left over, the same outputs. Needs the reference environment.
+// Writes the models of fixtures/text-models and fixtures/vision, one with a fresh head and some with an untied head, with
+// this library and has transformers load them: no tensor missing or left over, the same outputs. Needs the reference environment.
 //
 //   node scripts/run-ts.mjs scripts/reference/check_saved_models.ts .cache/reference/bin/python [NAME ...]
 import { spawnSync } from "node:child_process";
@@ -16,9 +16,18 @@ if (!python) {
   console.error("usage: node scripts/run-ts.mjs scripts/reference/check_saved_models.ts PYTHON [NAME ...]");
   process.exit(2);
 }
-const fixtures = join(process.env.TUNESMITH_ROOT ?? ".", "fixtures", "text-models");
+const fixtures = join(process.env.TUNESMITH_ROOT ?? ".", "fixtures");
+const isOfTransformers = (name: string) => /^(vit|deit|clip|resnet|mobilenet)/.test(name);
+const homes = new Map([
+  ...readdirSync(join(fixtures, "text-models")).map(
+    (name) => [name, join(fixtures, "text-models", name)] as const,
+  ),
+  ...readdirSync(join(fixtures, "vision"))
+    .filter(isOfTransformers)
+    .map((name) => [name, join(fixtures, "vision", name)] as const),
+]);
 const load = async (name: string, options: object = {}) =>
-  (await loadModel(join(fixtures, name), { task: "auto", ...options })) as TensorModel;
+  (await loadModel(String(homes.get(name)), { task: "auto", ...options })) as TensorModel;
 
 /** A head that was the embedding, with an adapter of its own folded in. */
 async function untied(name: string, head: string): Promise<TensorModel> {
@@ -29,7 +38,7 @@ async function untied(name: string, head: string): Promise<TensorModel> {
 }
 
 const cases: Readonly<Record<string, () => Promise<TensorModel>>> = {
-  ...Object.fromEntries(readdirSync(fixtures).map((name) => [name, () => load(name)])),
+  ...Object.fromEntries([...homes.keys()].map((name) => [name, () => load(name)])),
   "bert-words-as-tokens": () => load("bert-words", { task: "token-classification", labels: ["O", "B", "I"] }),
   "bert-words-untied": () => untied("bert-words", "decoder"),
   "t5-untied": () => untied("t5", "lm_head"),
@@ -40,14 +49,17 @@ async function write(name: string, root: string): Promise<string> {
   const model = await (cases[name] as () => Promise<TensorModel>)();
   const folder = join(root, name);
   await saveModel(model, folder);
-  const fixture = Object.keys(cases).find(
-    (each) => name.startsWith(each) && readdirSync(fixtures).includes(each),
-  );
-  const origin = readdirSync(fixtures).includes(name) ? name : String(fixture);
-  const file = await openSafetensors(join(fixtures, origin, "expected.safetensors"));
+  const origin = [...homes.keys()]
+    .filter((each) => name.startsWith(each))
+    .sort((x, y) => y.length - x.length)[0];
+  const file = await openSafetensors(join(String(homes.get(String(origin))), "expected.safetensors"));
   const given: Record<string, Tensor> = {};
-  for (const spec of model.inputs)
-    if (file.entries.has(`input.${spec.name}`)) given[spec.name] = await file.read(`input.${spec.name}`);
+  for (const spec of model.inputs) {
+    const key = ["input", "in"]
+      .map((prefix) => `${prefix}.${spec.name}`)
+      .find((each) => file.entries.has(each));
+    if (key !== undefined) given[spec.name] = await file.read(key);
+  }
   const outputs = Object.entries(await runModel(model, given));
   const tensors: [string, Tensor][] = [
     ...Object.entries(given).map(([key, value]): [string, Tensor] => [`input.${key}`, value]),

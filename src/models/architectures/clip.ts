@@ -253,6 +253,8 @@ export const clip: TensorArchitecture<Config> = {
   taskOf: () => "embedding",
   describe,
   parts: { text: part("text", "text_projection."), vision: part("vision", "visual_projection.") },
+  // A tower has one class with its projection and one without.
+  className: ({ architectures }) => architectures?.[0] ?? "CLIPModel",
   weightSpecs: (config) => recordSpecs(describe(config), (params, inputs) => lay(params, config, inputs)),
   build: (config, weights, inputs) => lay(paramsOf(weights), config, inputs),
 };

@@ -157,6 +157,7 @@ export const mobilenet: TensorArchitecture<Config> = {
   taskOf: (_, weights) => (weights.has("classifier.weight") ? "image-classification" : "embedding"),
   describe,
   rename: (name) => (/^(conv_stem|layer|conv_1x1)\./.test(name) ? `mobilenet_v2.${name}` : name),
+  className: (_, task) => `MobileNetV2${task === "embedding" ? "Model" : "ForImageClassification"}`,
   weightSpecs: (config, task) =>
     recordSpecs(describe(config, task), (params, inputs) => lay(params, config, inputs, task)),
   build: (config, weights, inputs, task) => lay(paramsOf(weights), config, inputs, task),

@@ -127,6 +127,7 @@ export const resnet: TensorArchitecture<Config> = {
   taskOf: (_, weights) => (weights.has("classifier.1.weight") ? "image-classification" : "embedding"),
   describe,
   rename: (name) => (/^(embedder|encoder)\./.test(name) ? `resnet.${name}` : name),
+  className: (_, task) => `ResNet${task === "embedding" ? "Model" : "ForImageClassification"}`,
   weightSpecs: (config, task) =>
     recordSpecs(describe(config, task), (params, inputs) => lay(params, config, inputs, task)),
   build: (config, weights, inputs, task) => lay(paramsOf(weights), config, inputs, task),

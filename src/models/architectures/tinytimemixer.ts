@@ -262,6 +262,7 @@ export const tinyTimeMixer: TensorArchitecture<Config> = {
   tasks: ["forecasting"],
   taskOf: () => "forecasting",
   describe,
+  className: () => "TinyTimeMixerForPrediction",
   weightSpecs: (config) => recordSpecs(describe(config), (params, inputs) => lay(params, config, inputs)),
   build: (config, weights, inputs) => lay(paramsOf(weights), config, inputs),
 };

@@ -1,6 +1,6 @@
 import { z } from "zod";
 import { type Dim, ops, type Value, withScope } from "../../graph/index.js";
-import type { TensorInputs, TensorModel, TensorOutputs } from "../types.js";
+import type { Spelling, TensorInputs, TensorModel, TensorOutputs } from "../types.js";
 import type { TensorArchitecture, TensorDescription } from "./definition.js";
 import { labelsOf, labelsSchema } from "./parts/labels.js";
 import { activation } from "./parts/layers.js";
@@ -115,11 +115,16 @@ function describe(config: Config): TensorDescription {
     probeAxes: { batch: 1 },
     defaultTargets: ["query", "value"],
     labels: labelsOf(config),
+    spelling,
   };
 }
 
+type Renaming = readonly (readonly [RegExp, string])[];
+const renamed = (name: string, renaming: Renaming) =>
+  renaming.reduce((text, [pattern, replacement]) => text.replace(pattern, replacement), name);
+
 /** Names that transformers 5 has in memory; its files, and everyone's, keep those of transformers 4. */
-const NEWER: readonly (readonly [RegExp, string])[] = [
+const TO_FILE: Renaming = [
   [/^(vit|deit)\.layers\./, "$1.encoder.layer."],
   [/\.attention\.q_proj\b/, ".attention.attention.query"],
   [/\.attention\.k_proj\b/, ".attention.attention.key"],
@@ -128,8 +133,19 @@ const NEWER: readonly (readonly [RegExp, string])[] = [
   [/\.mlp\.fc1\b/, ".intermediate.dense"],
   [/\.mlp\.fc2\b/, ".output.dense"],
 ];
-const older = (name: string) =>
-  NEWER.reduce((text, [pattern, replacement]) => text.replace(pattern, replacement), name);
+const TO_MEMORY: Renaming = [
+  [/^(vit|deit)\.encoder\.layer\./, "$1.layers."],
+  [/\.attention\.attention\.query\b/, ".attention.q_proj"],
+  [/\.attention\.attention\.key\b/, ".attention.k_proj"],
+  [/\.attention\.attention\.value\b/, ".attention.v_proj"],
+  [/\.attention\.output\.dense\b/, ".attention.o_proj"],
+  [/\.intermediate\.dense\b/, ".mlp.fc1"],
+  [/\.output\.dense\b/, ".mlp.fc2"],
+];
+const spelling: Spelling = {
+  memory: (name) => renamed(name, TO_MEMORY),
+  file: (name) => renamed(name, TO_FILE),
+};
 
 /** Vision transformers, arXiv 2010.11929, and DeiT, arXiv 2012.12877 (`model_type: vit`, `deit`). */
 export const vit: TensorArchitecture<Config> = {
@@ -143,7 +159,12 @@ export const vit: TensorArchitecture<Config> = {
       : "embedding",
   describe: (config, task) => ({ ...describe(config), task }),
   rename: (name, { model_type: body }) =>
-    older(/^(embeddings|encoder|layers|layernorm|pooler)\./.test(name) ? `${body}.${name}` : name),
+    spelling.file(/^(embeddings|encoder|layers|layernorm|pooler)\./.test(name) ? `${body}.${name}` : name),
+  className: (config, task) => {
+    const kind = task === "embedding" ? "Model" : "ForImageClassification";
+    if (config.model_type === "vit") return `ViT${kind}`;
+    return `DeiT${kind}${task !== "embedding" && hasTeacher(config) ? "WithTeacher" : ""}`;
+  },
   weightSpecs: (config, task) =>
     recordSpecs(describe(config), (params, inputs) => lay(params, config, inputs, task)),
   build: (config, weights, inputs, task) => lay(paramsOf(weights), config, inputs, task),
