@@ -1,6 +1,15 @@
 import * as ort from "#ort";
 import { TunesmithError } from "../errors/index.js";
-import { constant, constantsOf, type Graph, substitute, type Value } from "../graph/index.js";
+import {
+  constant,
+  constantsOf,
+  type Graph,
+  type Node,
+  nodesOf,
+  substitute,
+  usesOf,
+  type Value,
+} from "../graph/index.js";
 import { encodeGraph } from "../graph/onnx/encode.js";
 import { byteLengthOf, elementCount, isTensorRef, readTensor, type Tensor } from "../tensor/index.js";
 import { forBackend } from "./dialect.js";
@@ -39,7 +48,8 @@ export async function createSession(source: Graph, options: SessionOptions = {})
   const model = encodeGraph(loaded.size > 0 ? substitute(graph, loaded) : graph, { external });
   const locations = new Set([...external.values()].map((entry) => entry.location));
   const prepack = options.prepack ?? constantBytes(graph) <= PREPACK_BYTES;
-  const raw = await ort.load(model, locations, { ...options, prepack });
+  const config = { ...quantisedConfig(graph), ...options.config };
+  const raw = await ort.load(model, locations, { ...options, prepack, config });
   const outputNames = [...graph.outputs.keys()];
   return {
     inputNames: graph.inputs.map((value) => String(value.name)),
@@ -51,6 +61,34 @@ export async function createSession(source: Graph, options: SessionOptions = {})
     },
     release: () => raw.release(),
   };
+}
+
+const MOVING = new Set([
+  "Reshape",
+  "Transpose",
+  "Squeeze",
+  "Unsqueeze",
+  "Flatten",
+  "Slice",
+  "Expand",
+  "Gather",
+]);
+
+/**
+ * ONNX Runtime moves DequantizeLinear past what reshapes its result, and gets types and negative codes wrong
+ * (microsoft/onnxruntime#27845, #25526). Files for inference quantise again behind such an operator, and nothing is lost;
+ * a training graph goes on in floats and is run as it is written.
+ */
+function quantisedConfig(graph: Graph): Readonly<Record<string, string>> {
+  const quantised = nodesOf(graph).filter(({ op }) => op === "DequantizeLinear");
+  if (quantised.length === 0) return {};
+  const uses = usesOf(graph);
+  const readersOf = (node: Node | undefined) =>
+    (node?.outputs ?? []).flatMap((value) => uses.get(value) ?? []);
+  const goesOn = (reader: Node) =>
+    MOVING.has(reader.op) && readersOf(reader).some(({ op }) => op !== "QuantizeLinear");
+  const isOpen = quantised.some((node) => readersOf(node).some(goesOn));
+  return isOpen ? { "session.disable_quant_qdq": "1" } : {};
 }
 
 /** Models up to this size get repacked copies of their weights by default: what they gain outweighs what they take. */

@@ -15,7 +15,7 @@ import {
 } from "../../graph/index.js";
 import { readJson } from "../checkpoint.js";
 import { tensorInputs } from "../probe.js";
-import { sitesOf } from "../sites.js";
+import { siteOf, sitesOf } from "../sites.js";
 import { tokenizerIn } from "../tokenizer-files.js";
 import type { InputSpec, Task, TensorInputs, TensorModel, TensorOutputs, Weights } from "../types.js";
 import { residualPoints } from "./cut-points.js";
@@ -194,12 +194,18 @@ function labelsOf({ id2label }: Readonly<Record<string, unknown>>): string[] | u
     .map(([, name]) => String(name));
 }
 
-/** Named floating-point tensors that the forward pass reads; of two of one name, the second gets a number. */
+/**
+ * Named floating-point tensors that the forward pass reads, and the codes of quantised weights; of two of one name, the
+ * second gets a number.
+ */
 function weightsOf({ graph }: OnnxTensorSource): Weights {
   const weights = new Map<string, Value>();
-  for (const value of reach(graph.outputs.values()).values) {
+  const { nodes, values } = reach(graph.outputs.values());
+  const codes = new Set(nodes.map((node) => siteOf(node)?.stored?.codes));
+  for (const value of values) {
     const isWeight = value.source.kind === "constant" && value.shape.length > 0 && value.name !== undefined;
-    if (isWeight && /^b?float/.test(value.dtype)) weights.set(freeName(String(value.name), weights), value);
+    if (isWeight && (/^b?float/.test(value.dtype) || codes.has(value)))
+      weights.set(freeName(String(value.name), weights), value);
   }
   return weights;
 }
