@@ -23,6 +23,7 @@ export { evaluationGraph, prefixGraphs, type StepGraph, stepGraph } from "./grap
 export * from "./guards.js";
 export * from "./harness/index.js";
 export { crossEntropy, crossEntropyForward } from "./losses/cross-entropy.js";
+export { type LogProbOptions, labelLogProbs } from "./losses/log-probs.js";
 export { type MemoryPlan, type MemoryPlanOptions, memoryPlan } from "./memory-plan.js";
 export * from "./meters.js";
 export * from "./metrics.js";
@@ -35,6 +36,7 @@ export type {
   StepBatch,
   StepShape,
 } from "./objective.js";
+export * from "./objectives/index.js";
 export * from "./optim/index.js";
 export * from "./scores/index.js";
 export { createStepper, type Stepper, type StepperOptions } from "./stepper.js";

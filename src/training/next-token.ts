@@ -1,19 +1,11 @@
-import {
-  type Batch,
-  type BatchState,
-  batches,
-  type LoadedBatch,
-  type Pack,
-  planBatches,
-} from "../data/index.js";
-import { input, ops, type Value } from "../graph/index.js";
+import { type BatchState, batches, type LoadedBatch, type Pack, planBatches } from "../data/index.js";
 import type { CausalLm } from "../models/index.js";
-import type { Tensor } from "../tensor/index.js";
 import { hashWords } from "./hash.js";
+import { flatTargets, rowFeeds, rowInputs, rowPass, rowWords, tokenMask } from "./language-rows.js";
 import { crossEntropy, crossEntropyForward } from "./losses/cross-entropy.js";
+import { rowsPerChunk } from "./losses/head.js";
 import type { LayOptions, LossGraph, Objective, ScoreKeeper, StepBatch, StepShape } from "./objective.js";
 import { checkPacks, checkTrained, knownPadId } from "./packable.js";
-import { recomputeBlocks } from "./recompute.js";
 
 export interface NextTokenOptions {
   readonly train?: readonly Pack[];
@@ -26,8 +18,6 @@ export interface NextTokenOptions {
   /** Rows of logits that exist at one time. Default: as many as keep them under 16 MB, at least 16. */
   readonly chunkRows?: number | undefined;
 }
-
-const CHUNK_BYTES = 16 * 1024 * 1024;
 
 /**
  * Next-token prediction over packed rows: the mean cross-entropy of every token that is trained.
@@ -103,30 +93,6 @@ export function nextTokenBatch(batch: LoadedBatch): StepBatch {
   };
 }
 
-const rowFeeds = (batch: Batch): Record<string, Tensor> => ({
-  ids: batch.inputIds,
-  positions: batch.positionIds,
-  segments: batch.segmentIds,
-  labels: batch.labels,
-  weights: batch.lossWeights,
-});
-
-/** Inputs `[batch, length]`; labels are −1 where there is none, weights what each label counts. */
-function rowInputs({
-  batch,
-  length,
-}: StepShape): Record<"ids" | "positions" | "segments" | "labels" | "weights", Value> {
-  const matrix = (name: string, dtype: "int32" | "float32") =>
-    input(name, dtype, [batch as number, length as number]);
-  return {
-    ids: matrix("ids", "int32"),
-    positions: matrix("positions", "int32"),
-    segments: matrix("segments", "int32"),
-    labels: matrix("labels", "int32"),
-    weights: matrix("weights", "float32"),
-  };
-}
-
 function lossGraph(
   model: CausalLm,
   shape: StepShape,
@@ -134,26 +100,16 @@ function lossGraph(
   { training, recompute }: LayOptions,
 ): LossGraph {
   const inputs = rowInputs(shape);
-  const long = (value: Value) => ops.cast(value, "int64");
-  const built = model.build({
-    ids: long(inputs.ids),
-    positions: long(inputs.positions),
-    segments: inputs.segments,
-    training,
-  });
-  const outputs = training && recompute ? recomputeBlocks(built) : built;
+  const outputs = rowPass(model, inputs, { training, recompute: recompute ?? false });
   const rows = (shape.batch as number) * (shape.length as number);
-  const most = Math.max(16, Math.floor(CHUNK_BYTES / (4 * model.sizes.vocabSize)));
   const parts = {
     hidden: outputs.hidden,
     logits: outputs.logits,
-    labels: ops.reshape(long(inputs.labels), [rows]),
-    weights: ops.reshape(inputs.weights, [rows]),
-    chunkRows: Math.min(rows, chunkRows ?? most),
+    ...flatTargets(inputs),
+    chunkRows: rowsPerChunk(rows, model.sizes.vocabSize, chunkRows),
   };
   const loss = training ? crossEntropy(parts) : crossEntropyForward(parts);
-  const mask = ops.reshape(ops.cast(ops.greater(inputs.segments, 0), "float32"), [rows]);
-  return { loss, passes: [outputs], mask };
+  return { loss, passes: [outputs], mask: tokenMask(inputs) };
 }
 
 /** Perplexity is a function of the mean loss, which the evaluator knows. */
@@ -169,12 +125,5 @@ const perplexityOf = (): ScoreKeeper => {
 };
 
 /** A hash over the tokens of all rows and what of them is trained, in their order. */
-function hashOf(packs: readonly Pack[]): string {
-  return hashWords(function* () {
-    for (const { examples } of packs) {
-      yield examples.length;
-      for (const { ids, lossMask } of examples)
-        for (let at = 0; at < ids.length; at++) yield 2 * (ids[at] as number) + (lossMask[at] as number);
-    }
-  });
-}
+const hashOf = (packs: readonly Pack[]): string =>
+  hashWords(() => rowWords(packs.map(({ examples }) => examples)));

@@ -1,0 +1,23 @@
+export { type DistillationOptions, distillation, distillationOptions } from "./distillation.js";
+export { type KtoOptions, kto, ktoOptions } from "./kto.js";
+export {
+  type FeedbackExample,
+  type Judged,
+  type PairExample,
+  tokenizeFeedback,
+  tokenizePairs,
+} from "./pairs.js";
+export { cpo, type DpoOptions, dpo, orpo, type PreferenceData, simpo } from "./preference.js";
+export {
+  cpoLoss,
+  cpoOptions,
+  dpoLoss,
+  dpoOptions,
+  orpoLoss,
+  orpoOptions,
+  type PairScores,
+  type ReferenceScores,
+  simpoLoss,
+  simpoOptions,
+} from "./preference-losses.js";
+export { type ReferenceOptions, type RowScorer, rowScorer, withReference } from "./reference.js";
