@@ -7,7 +7,9 @@ import type { Tokenizer } from "./types.js";
 import { jsonFromVocabMerges } from "./vocab-merges.js";
 import { jsonFromVocabTxt } from "./wordpiece.js";
 
-const SENTENCEPIECE_NAMES = ["tokenizer.model", "spiece.model", "sentencepiece.bpe.model"];
+const SENTENCEPIECE_NAMES = ["tokenizer.model", "spiece.model"];
+/** XLM-RoBERTa, CamemBERT, mBART and NLLB number these pieces in ways of their own, which the file does not tell. */
+const RENUMBERED = "sentencepiece.bpe.model";
 /** llama2.c names its files tokenizer.bin, or tok512.bin after the size of the vocabulary. */
 const LLAMA2C_NAME = /^tok(enizer)?\d*\.bin$/;
 
@@ -39,10 +41,19 @@ export async function loadTokenizer(path: string): Promise<Tokenizer> {
   }
   const sentencePiece = info.isDirectory
     ? SENTENCEPIECE_NAMES.find(has)
-    : names.find((name) => name.endsWith(".model"));
+    : names.find((name) => name.endsWith(".model") && name !== RENUMBERED);
   if (sentencePiece) {
     const file = joinPath(folder, sentencePiece);
     return tokenizerFromSentencePiece(await readFile(file), config, file);
+  }
+  if (has(RENUMBERED)) {
+    throw new TunesmithError(
+      "tokenizer-unsupported",
+      `${joinPath(folder, RENUMBERED)}: the ids of its pieces differ from model to model`,
+      {
+        fix: "save the tokenizer as tokenizer.json (AutoTokenizer.from_pretrained(...).save_pretrained in Python)",
+      },
+    );
   }
   const vocabMerges = info.isDirectory
     ? has("vocab.json") && has("merges.txt")

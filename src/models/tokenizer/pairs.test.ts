@@ -62,6 +62,17 @@ test("a vocab.txt without the tokens around a text is refused", async () => {
   await expect(loadTokenizer(folder)).rejects.toMatchObject({ code: "tokenizer-unsupported" });
 });
 
+test("a sentencepiece.bpe.model alone is refused: its ids are not the model's", async () => {
+  const folder = await mkdtemp(join(tmpdir(), "tunesmith-spm-"));
+  await writeFile(
+    join(folder, "sentencepiece.bpe.model"),
+    await readFile("fixtures/tokenizers/spm-bpe.model"),
+  );
+  const refused = { code: "tokenizer-unsupported", message: expect.stringContaining("ids of its pieces") };
+  await expect(loadTokenizer(folder)).rejects.toMatchObject(refused);
+  await expect(loadTokenizer(join(folder, "sentencepiece.bpe.model"))).rejects.toMatchObject(refused);
+});
+
 test("a SentencePiece tokenizer joins pairs", async () => {
   const bytes = await readFile("fixtures/tokenizers/spm-unigram.model");
   const tokenizer = await tokenizerFromSentencePiece(bytes);
