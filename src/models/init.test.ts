@@ -1,10 +1,10 @@
 import { existsSync, readdirSync } from "node:fs";
 import { expect, test } from "vitest";
 import { isTensorRef, type Tensor } from "../tensor/index.js";
+import { causalLm } from "./causal-lm.js";
 import { loadWeights, readJson } from "./checkpoint.js";
 import { initModel } from "./init.js";
 import { logitsOf, probeOutputs } from "./probe.js";
-import { causalLm } from "./registry.js";
 import type { CausalLm } from "./types.js";
 
 const FIXTURES = new URL("../../fixtures/models/", import.meta.url).pathname;

@@ -2,7 +2,7 @@ import { type ByteSource, basename, dirname, joinPath, listDir, openFile, stat }
 import { TunesmithError } from "../errors/index.js";
 import { constant, type Value } from "../graph/index.js";
 import { readTensor, type Tensor, type TensorRef } from "../tensor/index.js";
-import { causalLm } from "./registry.js";
+import { causalLm } from "./causal-lm.js";
 import { tokenizerIn } from "./tokenizer-files.js";
 import type { CausalLm } from "./types.js";
 
