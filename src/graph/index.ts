@@ -40,6 +40,7 @@ export { bindInputs, type InlineOptions, inlineControlFlow } from "./passes/inli
 export { lowerMarkers } from "./passes/lower-markers.js";
 export { prune } from "./passes/prune.js";
 export { specialise } from "./passes/specialise.js";
+export * from "./quantize/index.js";
 export { type RewriteOptions, recompute, rewrite, rewriteValues, substitute, type Visit } from "./rewrite.js";
 export {
   constantsOf,

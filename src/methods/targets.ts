@@ -1,5 +1,11 @@
 import { TunesmithError } from "../errors/index.js";
-import { nearest, type Site } from "../models/index.js";
+import {
+  endsWithName as endsWith,
+  matchesPath as matches,
+  nearest,
+  userRegex as regex,
+  type Site,
+} from "../models/index.js";
 
 /** Which modules a method changes; the rules and names of Hugging Face PEFT. */
 export interface TargetSelection {
@@ -25,28 +31,6 @@ export interface Candidate {
 }
 
 const escaped = (text: string) => text.replace(/[.*+?^${}()|[\]\\]/g, "\\$&");
-
-/** Python's `re.fullmatch`. Throws `config-invalid` for a pattern JavaScript cannot read. */
-function fullMatch(pattern: string, path: string): boolean {
-  return regex(`^(?:${pattern})$`, pattern).test(path);
-}
-
-function regex(source: string, shown: string): RegExp {
-  try {
-    return new RegExp(source);
-  } catch (cause) {
-    throw new TunesmithError("config-invalid", `'${shown}' is not a valid regular expression`, {
-      cause,
-      fix: "escape special characters, or give a list of module names",
-    });
-  }
-}
-
-const endsWith = (path: string, items: readonly string[]) =>
-  items.some((item) => path === item || path.endsWith(`.${item}`));
-
-const matches = (path: string, rule: string | readonly string[]): boolean =>
-  typeof rule === "string" ? fullMatch(rule, path) : endsWith(path, rule);
 
 const isAllLinear = (targets: string | readonly string[]): boolean =>
   typeof targets === "string" && targets.toLowerCase() === "all-linear";

@@ -1,5 +1,6 @@
 import { basename, dirname, fileExists, joinPath, listDir, openFile, stat } from "#io";
 import { TunesmithError } from "../errors/index.js";
+import type { QuantizationKind } from "../graph/index.js";
 import type { Wanted } from "./architectures/definition.js";
 import { architectures, type ModelConfig, tensorArchitectures } from "./architectures/index.js";
 import { causalLm } from "./causal-lm.js";
@@ -9,6 +10,7 @@ import { findLlama2c, loadLlama2c } from "./llama2c.js";
 import { isMinGpt, minGpt } from "./min-gpt.js";
 import { loadOnnxModel } from "./onnx/tensor-model.js";
 import { loadOnnxLm } from "./onnx-lm.js";
+import { type QuantizeModelOptions, quantizeModel } from "./quantize.js";
 import { readPooling } from "./sentence-transformers.js";
 import { modelTypeOf, tensorModel } from "./tensor-model.js";
 import { tokenizerIn } from "./tokenizer-files.js";
@@ -20,6 +22,8 @@ export interface LoadOptions extends HubOptions, Omit<Wanted, "task"> {
   readonly task?: Task | "auto" | undefined;
   /** What config.json would say, for a file of tensors without one; entries given beside one win over it. */
   readonly config?: ModelConfig | undefined;
+  /** Keep the weights of linear maps in 8 or 4 bits, as `quantizeModel` does. Default: as they are. */
+  readonly quantize?: QuantizationKind | QuantizeModelOptions | undefined;
 }
 
 /** The type of model that a task gives. */
@@ -59,8 +63,9 @@ export async function loadModel<T extends Task | "auto" = "causal-lm">(
   options: LoadOptions & { readonly task?: T } = {},
 ): Promise<ModelFor<T>> {
   const model = await loadAny(pathOrId, options);
-  const { task = "causal-lm" } = options;
-  if (task === "auto" || model.task === task) return model as ModelFor<T>;
+  const { task = "causal-lm", quantize } = options;
+  if (task === "auto" || model.task === task)
+    return (quantize ? await quantizeModel(model, quantize) : model) as ModelFor<T>;
   throw new TunesmithError("task-mismatch", `${pathOrId} is a model for ${model.task}, not ${task}`, {
     fix: `load it with { task: "${model.task}" }, or { task: "auto" }`,
     details: { path: pathOrId, task: model.task },

@@ -1,4 +1,4 @@
-import type { Dim, Value } from "../graph/index.js";
+import type { Dim, Quantization, QuantizedMatrix, Value } from "../graph/index.js";
 import type { Dtype, Tensor } from "../tensor/index.js";
 import type { Tokenizer } from "./tokenizer/index.js";
 
@@ -53,6 +53,8 @@ export interface LmInputs {
     /** `[batch, past]`, int64 and int32. */
     readonly positions: Value;
     readonly segments: Value;
+    /** Every column is in use, or padding on the left: enough for files that count columns. Default false. */
+    readonly exact?: boolean;
   };
 }
 
@@ -114,6 +116,20 @@ export interface TrainingHooks {
   restore?(state: unknown): void;
 }
 
+/** What became of the linear maps of a model that was quantised. */
+export interface ModelQuantization {
+  readonly settings: Quantization;
+  /** The model of floats that it was made from: adapters are for that one, and fit both. */
+  readonly base: AnyModel;
+  /** By module path, in execution order. */
+  readonly sites: ReadonlyMap<string, QuantizedMatrix<Value>>;
+  /** Linear maps that stayed floats, and why. */
+  readonly left: readonly { readonly path: string; readonly reason: string }[];
+  /** Bytes of the weights of `sites`, as floats and as they are kept. */
+  readonly floatBytes: number;
+  readonly keptBytes: number;
+}
+
 /**
  * What all models have in common. `build` lays the forward graph over given inputs; wrapping `build` is how adapters,
  * merges and edits change a model, so all of them compose.
@@ -132,6 +148,8 @@ export interface ModelBase<T extends Task, Inputs, Outputs> {
   /** Where it was loaded from, for receipts and for saving tokenizer files alongside. */
   readonly origin: string | undefined;
   build(inputs: Inputs): Outputs;
+  /** How `quantizeModel` keeps its weights; absent for a model of floats, and for a file that was quantised elsewhere. */
+  readonly quantization?: ModelQuantization | undefined;
   /** What the methods on it do between the steps of a run; called once per run, for fresh state. */
   readonly trainingHooks?: (() => TrainingHooks) | undefined;
 }
@@ -173,7 +191,12 @@ export interface TensorOutputs {
   /** Activations entering each block, and leaving the last: where a run may start, or be recomputed. May be empty. */
   readonly boundaries: readonly Value[];
   /** Of a decoder: its own keys and values including the past, and those it reads from the encoder's output. */
-  readonly decoding?: { readonly present: readonly KeyValue[]; readonly cross: readonly KeyValue[] };
+  readonly decoding?: {
+    readonly present: readonly KeyValue[];
+    readonly cross: readonly KeyValue[];
+    /** The encoder's output as rows `[batch * length, width]`, which `cross` is made of. */
+    readonly encoded: Value;
+  };
   /** Scalar that methods add to the loss while training. */
   readonly penalty?: Value;
 }
@@ -190,6 +213,14 @@ export interface DecoderSizes {
   readonly startId: number;
 }
 
+/** Module names where the reference has others in memory than in its files: what adapter folders are written with. */
+export interface Spelling {
+  /** A name of the file as the reference has it in memory. */
+  memory(name: string): string;
+  /** And back; a name of the file stays as it is. */
+  file(name: string): string;
+}
+
 /** Any model that is not a causal language model: named tensors in, named tensors out. */
 export interface TensorModel extends ModelBase<Exclude<Task, "causal-lm">, TensorInputs, TensorOutputs> {
   readonly inputs: readonly InputSpec[];
@@ -197,6 +228,8 @@ export interface TensorModel extends ModelBase<Exclude<Task, "causal-lm">, Tenso
   readonly probeAxes: Readonly<Record<string, number>>;
   /** Names of classes, where the model has any. */
   readonly labels?: readonly string[];
+  /** Default: names in memory are those of the file. */
+  readonly spelling?: Spelling;
   /** Of sequence-to-sequence models. */
   readonly decoder?: DecoderSizes;
 }

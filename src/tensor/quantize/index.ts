@@ -8,6 +8,7 @@ export {
   NF4,
   type Nf4Matrix,
   type Nf4Maxima,
+  nearestNf4,
   quantizeMaxima,
   quantizeNf4,
 } from "./nf4.js";

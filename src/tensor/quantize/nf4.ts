@@ -29,8 +29,8 @@ const bounds = Float32Array.from(
   (_, at) => ((NF4[at] as number) + (NF4[at + 1] as number)) / 2,
 );
 
-/** Number of book entries whose upper bound lies below `value`. */
-function nearest(value: number): number {
+/** Code of the number of the book that is nearest to a value in [-1, 1]. */
+export function nearestNf4(value: number): number {
   let low = 0;
   let high = 15;
   while (low < high) {
@@ -69,7 +69,7 @@ export function quantizeNf4(
   const codes = new Uint8Array(weight.length / 2);
   for (let at = 0; at < weight.length; at++) {
     const scale = maxima[Math.floor(at / blockSize)] as number;
-    const code = nearest(scale > 0 ? (weight[at] as number) / scale : 0);
+    const code = nearestNf4(scale > 0 ? (weight[at] as number) / scale : 0);
     codes[at >> 1] = (codes[at >> 1] as number) | (at % 2 === 0 ? code << 4 : code);
   }
   return { codes, maxima };

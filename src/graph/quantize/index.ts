@@ -1,0 +1,18 @@
+export { type Requantized, type RoundingFeedback, requantizeMatrix } from "./grid.js";
+export {
+  dequantizeMatrix,
+  misfitOf,
+  partName,
+  type QuantizedMatrix,
+  quantizedProduct,
+  quantizedWeight,
+  quantizeMatrix,
+} from "./matrix.js";
+export {
+  describeQuantization,
+  type Quantization,
+  type QuantizationKind,
+  type QuantizationOptions,
+  quantizationOf,
+} from "./settings.js";
+export { type PendingMatrix, quantizeMatrices } from "./store.js";
