@@ -25,6 +25,7 @@ from pathlib import Path
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
+import peft
 import torch
 import torch.nn.functional as F
 from peft import LoraConfig, PeftModel, get_peft_model
@@ -77,13 +78,29 @@ CASES = {
 }
 
 
+# Case -> (class of PEFT, arguments): tuners other than LoRA, on the llama fixture.
+TUNERS = {
+    "vera": ("VeraConfig", dict(r=6)),
+    "vera-seed-only": ("VeraConfig", dict(r=6, save_projection=False, projection_prng_key=11)),
+    "pvera": ("PveraConfig", dict(r=6)),
+    "boft": ("BOFTConfig", dict(boft_block_size=4)),
+    "oft": ("OFTConfig", dict(oft_block_size=8)),
+    "oft-exact": ("OFTConfig", dict(oft_block_size=4, use_cayley_neumann=False)),
+    "oft-shared": ("OFTConfig", dict(oft_block_size=8, block_share=True)),
+    "hra": ("HRAConfig", dict(r=4)),
+    "hra-gs": ("HRAConfig", dict(r=3, apply_GS=True, init_weights=False)),
+}
+# Noise for tuners whose numbers must stay small (a series that converges, logarithms of variances).
+SMALL = {"oft": 0.02, "oft-exact": 0.1, "oft-shared": 0.02}
+
+
 def base_model(name):
     model = AutoModelForCausalLM.from_pretrained(f"fixtures/models/{name}", attn_implementation="eager",
                                                  dtype=torch.float32)
     return model.eval()
 
 
-def randomise(model, generator):
+def randomise(model, generator, scale=0.2):
     """Noise on everything trainable; factors that carry meaning (magnitudes, replaced weights) move a little."""
     with torch.no_grad():
         for name, parameter in model.named_parameters():
@@ -93,7 +110,7 @@ def randomise(model, generator):
             if "magnitude" in name:
                 parameter.mul_(1 + 0.2 * noise)
             else:
-                parameter.add_(noise * 0.2)
+                parameter.add_(noise * scale)
 
 
 def file_name(parameter):
@@ -115,14 +132,14 @@ def write_adapter(model, folder, case):
             model.peft_config["default"].init_lora_weights = True
             model.save_pretrained(initial)
             model.peft_config["default"].init_lora_weights = "pissa"
-        randomise(model, generator)
+        randomise(model, generator, SMALL.get(case, 0.2))
         options = dict(path_initial_model_for_weight_conversion=initial) if case == "pissa-portable" else {}
         model.save_pretrained(folder, **options)
     (folder / "README.md").unlink()
     path = folder / "adapter_config.json"
     config = json.loads(path.read_text())
     for key in ("target_modules", "exclude_modules", "modules_to_save"):
-        if isinstance(config[key], list):
+        if isinstance(config.get(key), list):
             config[key] = sorted(config[key])
     path.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n")
 
@@ -147,10 +164,17 @@ def expected_of(name, folder, generator):
     return {key: value.detach().contiguous() for key, value in expected.items()}
 
 
+def config_of(name, case, options):
+    if case not in TUNERS:
+        return LoraConfig(**{**COMMON, "target_modules": DEFAULT_TARGETS[name], "fan_in_fan_out": name == "gpt2",
+                             **options})
+    kind, own = TUNERS[case]
+    return getattr(peft, kind)(**{"task_type": "CAUSAL_LM", "target_modules": ["q_proj", "down_proj"], **own})
+
+
 def make(name, case, options, seed):
     torch.manual_seed(seed)
-    model = get_peft_model(base_model(name), LoraConfig(**{**COMMON, "target_modules": DEFAULT_TARGETS[name],
-                                                           "fan_in_fan_out": name == "gpt2", **options})).eval()
+    model = get_peft_model(base_model(name), config_of(name, case, options)).eval()
     folder = FOLDER / f"{name}-{case}"
     folder.mkdir(parents=True, exist_ok=True)
     write_adapter(model, folder, case)
@@ -176,6 +200,10 @@ def main():
             seed += 1
             if options is not None and (not wanted or f"{name}-{case}" in wanted):
                 table.append(make(name, case, options, seed))
+    for case in TUNERS:
+        seed += 1
+        if not wanted or f"llama-{case}" in wanted:
+            table.append(make("llama", case, {}, seed))
     if not wanted:
         (FOLDER / "cases.json").write_text(json.dumps(table, indent=2) + "\n")
 

@@ -16,6 +16,9 @@ import { probeLogits, randomise, relativeDifference } from "./testing/fixtures.j
 /** Options that fit the small model, for methods whose defaults are for large ones. */
 const OPTIONS: Readonly<Record<string, Readonly<Record<string, unknown>>>> = {
   pvera: { rank: 8 },
+  vera: { rank: 8 },
+  oft: { blockSize: 8 },
+  hra: { rank: 4, regularizer: 0.01 },
   rosa: { rank: 2, density: 0.05 },
   boft: { blockSize: 4, factors: 2 },
 };

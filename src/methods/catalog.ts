@@ -1,13 +1,19 @@
 import { loraMethod } from "./lowrank/lora.js";
 import { pveraMethod } from "./lowrank/pvera.js";
+import { veraMethod } from "./lowrank/vera.js";
 import type { Method, SiteConfig } from "./method.js";
 import { boftMethod } from "./orthogonal/boft.js";
+import { hraMethod } from "./orthogonal/hra.js";
+import { oftMethod } from "./orthogonal/oft.js";
 import { rosaMethod } from "./sparse/rosa.js";
 
 /** Every method that reparametrises sites; a new one is its file and one line here. */
 export const siteMethods = [
   loraMethod,
+  veraMethod,
   pveraMethod,
   boftMethod,
+  oftMethod,
+  hraMethod,
   rosaMethod,
 ] as unknown as readonly Method<SiteConfig>[];

@@ -29,6 +29,7 @@ export {
 } from "./full.js";
 export { type LoraConfig, lora, loraMethod } from "./lowrank/lora.js";
 export { type PveraConfig, pvera, pveraMethod } from "./lowrank/pvera.js";
+export { type VeraConfig, vera, veraMethod } from "./lowrank/vera.js";
 export type { TensorChangeNorm } from "./measure.js";
 export { type MergeOptions, merge } from "./merge.js";
 export type {
@@ -48,6 +49,8 @@ export type {
   TensorValues,
 } from "./method.js";
 export { type BoftConfig, boft, boftMethod, butterflyOrder } from "./orthogonal/boft.js";
+export { type HraConfig, hra, hraMethod } from "./orthogonal/hra.js";
+export { type OftConfig, oft, oftMethod } from "./orthogonal/oft.js";
 export { type LoadAdapterOptions, loadPeft } from "./peft/load.js";
 export { savePeft } from "./peft/save.js";
 export {

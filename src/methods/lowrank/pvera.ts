@@ -1,8 +1,8 @@
 import { z } from "zod";
 import { ops, type Value } from "../../graph/index.js";
-import { rng } from "../../runtime/random/index.js";
 import { parseConfig, siteConfigSchema } from "../config.js";
-import type { Adaptation, Method, SharedSpec, SiteShape, TensorValues } from "../method.js";
+import type { Adaptation, Method, SiteShape, TensorValues } from "../method.js";
+import { sharedProjections } from "./projections.js";
 
 const schema = siteConfigSchema.extend({
   rank: z.number().int().positive().default(256).describe("rows r of the shared random projections"),
@@ -15,24 +15,6 @@ const schema = siteConfigSchema.extend({
 
 /** Configuration of PVeRA, after defaults. */
 export type PveraConfig = z.infer<typeof schema>;
-
-/** Kaiming-uniform numbers that depend on the projection seed alone. */
-function projection(seed: number, name: string, rows: number, columns: number): Float32Array {
-  const bound = Math.sqrt(6 / columns);
-  const uniform = rng(seed, "pvera", name).fillUniform(new Float32Array(rows * columns));
-  return uniform.map((value) => (2 * value - 1) * bound);
-}
-
-function shared(sites: readonly SiteShape[], config: PveraConfig): Record<string, SharedSpec> {
-  const { rank, projectionSeed: seed, saveProjection: stored } = config;
-  const inputs = Math.max(...sites.map(({ inFeatures }) => inFeatures));
-  const outputs = Math.max(...sites.map(({ outFeatures }) => outFeatures));
-  const common = { trainable: false, stored };
-  return {
-    pvera_A: { ...common, shape: [2 * rank, inputs], init: () => projection(seed, "A", 2 * rank, inputs) },
-    pvera_B: { ...common, shape: [outputs, rank], init: () => projection(seed, "B", outputs, rank) },
-  };
-}
 
 /** A_mu, A_s `[r, in]`, B `[out, r]` and d_mu, d_s `[r]` of one site. */
 function parts(values: TensorValues, site: SiteShape, { rank }: PveraConfig) {
@@ -57,7 +39,8 @@ export const pveraMethod = {
   paper: "2512.07703",
   schema,
   kinds: ["linear"],
-  shared,
+  shared: (sites, { rank, projectionSeed: seed, saveProjection: stored }) =>
+    sharedProjections(sites, { names: ["pvera_A", "pvera_B"], rowsOfA: 2 * rank, rank, seed, stored }),
   tensors: (site, { rank, dInitial }) => ({
     pvera_lambda_b: {
       shape: [site.outFeatures],

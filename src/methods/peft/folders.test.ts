@@ -142,7 +142,7 @@ describe("damaged folders", () => {
 
   test.each([
     ["peft_type", "lora", /LORA/],
-    ["peft_type", "VERA", /VERA/],
+    ["peft_type", "TRAINABLE_TOKENS", /TRAINABLE_TOKENS/],
     ["use_qalora", true, /use_qalora/],
     ["init_lora_weights", "corda", /corda/],
     ["r", 0, /\br\b/],

@@ -17,6 +17,7 @@ import { modulesIn } from "../saved.js";
 import { adaptationOf, parsePeftConfig } from "./config.js";
 import type { PeftConfig } from "./config-part.js";
 import { PREFIX, peftNames, tensorName } from "./names.js";
+import { inOwnNames } from "./spelling.js";
 
 const CONFIG_FILE = "adapter_config.json";
 
@@ -84,9 +85,11 @@ export async function readPeft(
 /** An adapter for a model out of PEFT's config and tensors. */
 export async function adapterOf(
   model: Model,
-  { config, configPath, file }: { config: PeftConfig; configPath: string; file: AdapterTensors },
+  given: { readonly config: PeftConfig; readonly configPath: string; readonly file: AdapterTensors },
   options: LoadAdapterOptions,
 ): Promise<ReadAdapter> {
+  const { configPath } = given;
+  const { config, file } = inOwnNames(model, given.config, given.file);
   const { adaptation, mapping } = adaptationOf(config, configPath, options.methods);
   if (!options.anyBase) await checkBase(model, file);
   const stored: StoredTensor = async (site, key, spec) => {

@@ -128,10 +128,20 @@ function doubled(site: AdapterSite): [string, Tensor][] {
 /** A convolution's A has its taps, B is a 1 × 1 convolution, and magnitudes broadcast over channels. */
 function fileShape(
   key: string,
-  { conv, inFeatures }: SiteShape,
+  { path, conv, inFeatures }: SiteShape,
   shape: readonly number[],
 ): readonly number[] {
   if (!conv) return shape;
+  if (conv.groups > 1) {
+    throw new TunesmithError(
+      "format-unsupported",
+      `${path} is a convolution in groups: PEFT's update of it mixes channels across groups, which no weight in groups can hold`,
+      {
+        fix: "leave it out of the targets (PEFT cannot merge it either), or merge the adapter and save the model",
+        details: { path, groups: conv.groups },
+      },
+    );
+  }
   const { kernel } = conv;
   const ones = kernel.map(() => 1);
   const channels = inFeatures / kernel.reduce((a, b) => a * b, 1);

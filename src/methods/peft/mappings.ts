@@ -4,9 +4,18 @@ import { siteConfigSchema } from "../config.js";
 import type { Method, SiteConfig } from "../method.js";
 import { loraMapping } from "./lora.js";
 import type { PeftMapping } from "./mapping.js";
+import { boftMapping, hraMapping, oftMapping } from "./orthogonal.js";
+import { pveraMapping, veraMapping } from "./shared-projections.js";
 
 /** Every method whose adapters are written and read as PEFT folders. */
-const mappings = [loraMapping] as unknown as readonly PeftMapping[];
+const mappings = [
+  loraMapping,
+  veraMapping,
+  pveraMapping,
+  boftMapping,
+  oftMapping,
+  hraMapping,
+] as unknown as readonly PeftMapping[];
 
 /** `peft_type` of adapters in our own format: PEFT's folder with our names, for methods PEFT does not have. */
 const OWN = "TUNESMITH";

@@ -9,6 +9,7 @@ import { FINGERPRINT_KEY, TOKENIZER_KEY } from "./load.js";
 import type { PeftMapping } from "./mapping.js";
 import { mappingOf } from "./mappings.js";
 import { PREFIX, peftNames, tensorName } from "./names.js";
+import { inMemoryNames } from "./spelling.js";
 
 /**
  * Writes an adapter as a PEFT folder: `adapter_config.json` and `adapter_model.safetensors`. Adapters whose
@@ -28,13 +29,11 @@ export async function savePeft(model: Model, adapter: Adapter, folder: string): 
     [FINGERPRINT_KEY]: JSON.stringify(prints),
     ...(model.tokenizer ? { [TOKENIZER_KEY]: model.tokenizer.hash } : {}),
   };
-  await writeSafetensors(joinPath(folder, "adapter_model.safetensors"), tensors, { metadata });
-  const config = peftConfigOf(adapter, mapping, {
-    targets: savedTargets(model, adapter),
-    base: model.origin ?? "",
-    task: model.task,
-  });
-  const sorted = Object.fromEntries(Object.entries(config).sort(([a], [b]) => (a < b ? -1 : 1)));
+  const targets = savedTargets(model, adapter);
+  const config = peftConfigOf(adapter, mapping, { targets, base: model.origin ?? "", task: model.task });
+  const written = inMemoryNames(model, adapter, config, tensors);
+  await writeSafetensors(joinPath(folder, "adapter_model.safetensors"), written.tensors, { metadata });
+  const sorted = Object.fromEntries(Object.entries(written.config).sort(([a], [b]) => (a < b ? -1 : 1)));
   await writeFileAtomic(joinPath(folder, "adapter_config.json"), `${JSON.stringify(sorted, null, 2)}\n`);
 }
 
