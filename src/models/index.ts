@@ -49,6 +49,12 @@ export {
   staticInputs,
   tensorInputs,
 } from "./probe.js";
+export { endsWithName, matchesPath, userRegex } from "./path-rules.js";
+export {
+  type QuantizeModelOptions,
+  quantizeModel,
+  replacedProducts,
+} from "./quantize.js";
 export { mainResult, resultsOf, rewriteOutputs, valuesIn } from "./rewrite.js";
 export { type SavedModel, type SaveModelOptions, saveModel } from "./save.js";
 export {
@@ -81,6 +87,7 @@ export type {
   LmSizes,
   Model,
   ModelBase,
+  ModelQuantization,
   Outputs,
   OutputsOf,
   Parameter,
