@@ -10,6 +10,7 @@ export { gradients } from "./autodiff/index.js";
 export * from "./data/index.js";
 export { type ErrorCode, errorMeanings, TunesmithError } from "./errors/index.js";
 export * as graph from "./graph/index.js";
+export { removeStoredFiles, type StoredFiles, storedFiles, storeFiles, zipFolder } from "./io/index.js";
 export * from "./methods/index.js";
 export * as methods from "./methods/index.js";
 export * from "./models/index.js";

@@ -15,7 +15,9 @@ export const errorMeanings = {
     "A file's content contradicts itself or its format: truncated, overlapping, or not what its header says.",
   "file-read-failed": "The system refused to read a file that exists.",
   "file-write-failed":
-    "A file could not be written: permission, space, or the target is the folder being read.",
+    "A file could not be written: permission, a name that is taken, or the target is the folder being read.",
+  "storage-full": "The disk, the disk quota, or what the browser grants this site, is used up.",
+  "in-use": "Another process, or another tab, works on this run.",
   "format-unsupported": "A valid file of a format, version or variant that is not read.",
   "unsafe-pickle":
     "A pickled file asks for a Python class or function that is not plain tensor data; nothing was run.",

@@ -5,7 +5,7 @@
 import { sha256 as sha256Hash } from "@noble/hashes/sha2.js";
 import { bytesToHex } from "@noble/hashes/utils.js";
 import { TunesmithError } from "../errors/index.js";
-import { fileError } from "./file-error.js";
+import { fileError, inUse } from "./file-error.js";
 import { openUrl } from "./http.js";
 import { basename, dirname, joinPath, resolvePath } from "./path.js";
 import { decodeText, eachChunk, openBlob, sourceChunks } from "./source.js";
@@ -15,6 +15,7 @@ import type {
   FileContent,
   FileLocation,
   FileStat,
+  Release,
   Scratch,
   TempDirOptions,
 } from "./types.js";
@@ -91,7 +92,7 @@ export async function remove(path: string): Promise<void> {
  * file that replaces the old one when it is closed. A failure leaves an older file untouched.
  *
  * @param content Bytes, UTF-8 text, several pieces (also asynchronous), or a function that writes them.
- * Throws `file-not-found` (no such folder) and `file-write-failed` (storage full, not permitted).
+ * Throws `file-not-found` (no such folder), `storage-full` (the site's quota) and `file-write-failed` (not permitted).
  */
 export async function writeFileAtomic(path: string, content: FileContent): Promise<void> {
   const fresh = !(await fileExists(path));
@@ -185,6 +186,40 @@ export async function openScratch(): Promise<Scratch> {
     read: async (offset, length) => (await openFile(pathOf(offset))).read(0, length),
     close: () => remove(folder),
   };
+}
+
+/**
+ * Takes a folder for this tab until the returned function is called, or the tab is closed or reloaded. Throws `in-use`
+ * when another tab of the site, or other work in this one, has it.
+ */
+export async function holdLock(folder: string): Promise<Release> {
+  const { locks } = navigator;
+  if (!locks) return fileError(folder, "write")(new DOMException("no Web Locks", "NotSupportedError"));
+  return new Promise<Release>((resolve, reject) => {
+    // The lock is held for as long as the callback's promise is pending.
+    const held = locks.request(`tunesmith:${resolvePath(folder)}`, { ifAvailable: true }, (lock) => {
+      if (!lock)
+        throw inUse(folder, "another tab, or other work in this one", "close the other tab, or stop its run");
+      return new Promise<void>((release) =>
+        resolve(async () => {
+          release();
+          await held;
+        }),
+      );
+    });
+    held.catch(reject);
+  });
+}
+
+/** The file as a `Blob` that reads it when it is needed: for downloads. Throws `file-not-found`. */
+export function fileBlob(path: string): Promise<Blob> {
+  return opfsFile(path);
+}
+
+/** Bytes that the browser still grants this site; its own estimate, unknown (infinite) where it makes none. */
+export async function spaceLeft(_path: string): Promise<number> {
+  const { quota, usage = 0 } = (await navigator.storage?.estimate?.()) ?? {};
+  return quota === undefined ? Number.POSITIVE_INFINITY : Math.max(0, quota - usage);
 }
 
 /** The folder for downloads and caches. It is not created. */

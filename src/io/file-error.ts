@@ -6,6 +6,7 @@ const fixes: Readonly<Record<string, string>> = {
   EROFS: "choose a folder that is not mounted read-only",
   ENOSPC: "the disk is full: free some space, or choose another disk",
   EDQUOT: "the disk quota is used up: free some space, or choose another disk",
+  QUOTA: "the browser grants this site no more: remove stored files of it, or free disk space",
   EFBIG: "the file system cannot hold a file this large: choose another disk",
   EISDIR: "a folder has this name: name a file",
   ENOTDIR: "a file has the name of a folder on this path: choose another path",
@@ -16,7 +17,7 @@ const fixes: Readonly<Record<string, string>> = {
 
 /**
  * A handler for a failed file operation: `promise.catch(fileError(path, "read"))`. It always throws a
- * `TunesmithError` that names the path: `file-not-found`, `file-read-failed` or `file-write-failed`.
+ * `TunesmithError` that names the path: `file-not-found`, `file-read-failed`, `file-write-failed` or `storage-full`.
  */
 export function fileError(path: string, action: "read" | "write"): (cause: unknown) => never {
   return (cause) => {
@@ -35,8 +36,9 @@ export function fileError(path: string, action: "read" | "write"): (cause: unkno
       );
     }
     const why = cause instanceof Error ? cause.message : String(cause);
+    const isFull = ["ENOSPC", "EDQUOT", "QUOTA"].includes(code);
     throw new TunesmithError(
-      action === "read" ? "file-read-failed" : "file-write-failed",
+      isFull ? "storage-full" : action === "read" ? "file-read-failed" : "file-write-failed",
       `${path}: cannot ${action} (${why})`,
       {
         fix: fixes[code] ?? `check the path and its ${action === "read" ? "readability" : "disk"}`,
@@ -46,6 +48,10 @@ export function fileError(path: string, action: "read" | "write"): (cause: unkno
     );
   };
 }
+
+/** The error of a folder that someone else holds. */
+export const inUse = (folder: string, who: string, fix: string): TunesmithError =>
+  new TunesmithError("in-use", `${folder} is in use by ${who}`, { fix, details: { folder } });
 
 /** Node's `code`, or the code that a browser's `DOMException` name corresponds to. */
 function errorCode(cause: unknown): string {
@@ -58,7 +64,7 @@ function errorCode(cause: unknown): string {
 const domCodes: Readonly<Record<string, string>> = {
   NotFoundError: "ENOENT",
   TypeMismatchError: "EISDIR",
-  QuotaExceededError: "ENOSPC",
+  QuotaExceededError: "QUOTA",
   NotAllowedError: "EACCES",
   NoModificationAllowedError: "EACCES",
 };

@@ -4,7 +4,7 @@ import type { AddressInfo } from "node:net";
 import { hostname, tmpdir } from "node:os";
 import { join } from "node:path";
 import { afterAll, beforeAll, beforeEach, describe, expect, test, vi } from "vitest";
-import { memoryStorage } from "../../test/support/memory-opfs.js";
+import { memoryLocks, memoryStorage } from "../../test/support/memory-opfs.js";
 import { TunesmithError } from "../errors/index.js";
 import * as browser from "./browser.js";
 import * as node from "./node.js";
@@ -35,7 +35,11 @@ test("both sides export the same functions", () => {
 describe.each(Object.entries(sides))("%s", (_side, io) => {
   let folder = "";
   beforeEach(async () => {
-    vi.stubGlobal("navigator", { storage: memoryStorage(), hardwareConcurrency: 3 });
+    vi.stubGlobal("navigator", {
+      storage: memoryStorage(),
+      locks: memoryLocks(),
+      hardwareConcurrency: 3,
+    });
     folder = await io.tempDir();
     return async () => {
       await io.remove(folder);
@@ -123,6 +127,18 @@ describe.each(Object.entries(sides))("%s", (_side, io) => {
     expect(added.filter((name) => /scratch|tunesmith-[0-9a-f]{8}-/.test(name))).toEqual([]);
   });
 
+  test("a folder is held by one at a time; a file becomes a Blob; space is told", async () => {
+    const release = await io.holdLock(folder);
+    expect(await codeOf(io.holdLock(folder))).toBe("in-use");
+    await release();
+    await (await io.holdLock(folder))();
+    const path = io.joinPath(folder, "x");
+    await io.writeFileAtomic(path, "abc");
+    expect(await (await io.fileBlob(path)).text()).toBe("abc");
+    expect(await codeOf(io.fileBlob(`${path}2`))).toBe("file-not-found");
+    expect(await io.spaceLeft(folder)).toBeGreaterThan(0);
+  });
+
   test("missing and unsuitable files give typed errors that name the path", async () => {
     const missing = io.joinPath(folder, "none", "x");
     expect(await codeOf(io.openFile(missing))).toBe("file-not-found");
@@ -153,8 +169,24 @@ describe.each(Object.entries(sides))("%s", (_side, io) => {
 
 test("node: a full disk is reported as such", async () => {
   if (!(await node.fileExists("/dev/full"))) return;
-  expect(await codeOf(node.appendText("/dev/full", "x"))).toBe("file-write-failed");
+  expect(await codeOf(node.appendText("/dev/full", "x"))).toBe("storage-full");
   await expect(node.appendText("/dev/full", "x")).rejects.toThrow("disk is full");
+});
+
+test("node: the lock of a process that runs is kept, that of a killed one and of another machine taken over", async () => {
+  const folder = await node.tempDir();
+  const [lock, host] = [join(folder, ".lock"), hostname().replace(/[^\w.]/g, "_")];
+  await node.writeFileAtomic(lock, `${host}-${process.ppid}`);
+  expect(await codeOf(node.holdLock(folder))).toBe("in-use");
+  const killed = spawnSync(process.execPath, ["-e", "0"]).pid;
+  for (const stale of [`${host}-${killed}`, `${host}-${process.pid}`, `elsewhere-${process.ppid}`, ""]) {
+    await node.writeFileAtomic(lock, stale);
+    const release = await node.holdLock(folder);
+    expect(await node.readText(lock)).toBe(`${host}-${process.pid}`);
+    await release();
+  }
+  expect(await node.listDir(folder)).toEqual([]);
+  await node.remove(folder);
 });
 
 test("node: folders of a process that was killed go when the next asks for one", async () => {

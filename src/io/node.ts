@@ -7,14 +7,14 @@
  * file and offset (`ByteSource.path`), so frozen weights are pages of the file and never copied.
  */
 import { createHash, randomUUID } from "node:crypto";
-import { close, closeSync, open, read, rmSync } from "node:fs";
+import { close, closeSync, open, openAsBlob, read, rmSync } from "node:fs";
 import * as fs from "node:fs/promises";
 import * as os from "node:os";
 import * as nodePath from "node:path";
 import { fileURLToPath } from "node:url";
 import { promisify } from "node:util";
 import { TunesmithError } from "../errors/index.js";
-import { fileError } from "./file-error.js";
+import { fileError, inUse } from "./file-error.js";
 import { openUrl } from "./http.js";
 import { checkRange, decodeText, eachChunk, openBlob, sourceChunks } from "./source.js";
 import type {
@@ -23,6 +23,7 @@ import type {
   FileContent,
   FileLocation,
   FileStat,
+  Release,
   Scratch,
   TempDirOptions,
 } from "./types.js";
@@ -179,7 +180,7 @@ export async function remove(path: string): Promise<void> {
  * the temporary file and leaves an older file untouched.
  *
  * @param content Bytes, UTF-8 text, several pieces (also asynchronous), or a function that writes them.
- * Throws `file-not-found` (no such folder) and `file-write-failed` (disk full, not permitted).
+ * Throws `file-not-found` (no such folder), `storage-full` and `file-write-failed` (not permitted).
  */
 export async function writeFileAtomic(path: string, content: FileContent): Promise<void> {
   const folder = nodePath.dirname(path);
@@ -312,7 +313,7 @@ function isRunning(pid: number): boolean {
 
 /**
  * Opens a temporary file for parts that do not fit memory. It has no name from the start where the system allows that, so
- * a process that is killed leaves nothing behind. Throws `file-write-failed` (disk full), here and from `write`.
+ * a process that is killed leaves nothing behind. Throws `storage-full` and `file-write-failed`, here and from `write`.
  */
 export async function openScratch(): Promise<Scratch> {
   const path = nodePath.join(os.tmpdir(), `tunesmith-${randomUUID()}`);
@@ -346,6 +347,68 @@ export async function openScratch(): Promise<Scratch> {
       await unlink();
     },
   };
+}
+
+/** Folders that this process holds. */
+const held = new Set<string>();
+
+/**
+ * Takes a folder for this process until the returned function is called: a file `.lock` in it names the process. What a
+ * process left that was killed is taken over, and so is the lock of another machine, whose processes cannot be seen.
+ *
+ * Throws `in-use` when another process, or other work in this one, has it; `file-write-failed`.
+ */
+export async function holdLock(folder: string): Promise<Release> {
+  const path = nodePath.join(await realPath(folder), ".lock");
+  if (held.has(path)) throw inUse(folder, "this process", "wait until its run has ended, or stop it");
+  held.add(path);
+  try {
+    while (!(await writeLock(path))) await removeStaleLock(path, folder);
+  } catch (error) {
+    held.delete(path);
+    throw error;
+  }
+  return async () => {
+    await fs.rm(path, { force: true }).catch(fileError(path, "write"));
+    held.delete(path);
+  };
+}
+
+/** Writes a lock unless there is one. */
+async function writeLock(path: string): Promise<boolean> {
+  const temporary = `${path}.${randomUUID()}`;
+  try {
+    await fs.writeFile(temporary, ownerOf(process.pid));
+    // Unlike a file that is created and then written, a link appears with its content.
+    await fs.link(temporary, path);
+    return true;
+  } catch (error) {
+    return (error as NodeJS.ErrnoException).code === "EEXIST" ? false : fileError(path, "write")(error);
+  } finally {
+    await fs.rm(temporary, { force: true });
+  }
+}
+
+async function removeStaleLock(path: string, folder: string): Promise<void> {
+  const found = await fs.readFile(path, "utf8").catch(() => "");
+  const pid = Number(/-(\d+)$/.exec(found)?.[1]);
+  if (pid !== process.pid && found === ownerOf(pid) && isRunning(pid)) {
+    const fix = `stop that process, or remove ${path} if it has nothing to do with it`;
+    throw inUse(folder, `process ${pid}`, fix);
+  }
+  await fs.rm(path, { force: true }).catch(fileError(path, "write"));
+}
+
+/** The file as a `Blob` that reads it when it is needed. Throws `file-not-found`. */
+export async function fileBlob(path: string): Promise<Blob> {
+  await stat(path);
+  return openAsBlob(path).catch(fileError(path, "read"));
+}
+
+/** Bytes free on the disk that holds a file or folder. Throws `file-not-found`. */
+export async function spaceLeft(path: string): Promise<number> {
+  const { bavail, bsize } = await fs.statfs(path).catch(fileError(path, "read"));
+  return bavail * bsize;
 }
 
 /**

@@ -45,6 +45,9 @@ export interface TempDirOptions {
   readonly untilExit?: boolean;
 }
 
+/** Gives a lock back. */
+export type Release = () => Promise<void>;
+
 /** Temporary storage outside memory, gone after `close()`. */
 export interface Scratch {
   write(offset: number, bytes: Uint8Array): Promise<void>;
@@ -76,6 +79,9 @@ export interface Io {
   copyFile(from: string, to: string): Promise<void>;
   tempDir(prefix?: string, options?: TempDirOptions): Promise<string>;
   openScratch(): Promise<Scratch>;
+  holdLock(folder: string): Promise<Release>;
+  fileBlob(path: string): Promise<Blob>;
+  spaceLeft(path: string): Promise<number>;
   cacheDir(): string;
   assetFolder(url: URL, names: readonly string[]): Promise<string>;
   joinPath(...parts: string[]): string;

@@ -1,4 +1,4 @@
-import { joinPath, makeDir } from "#io";
+import { holdLock, joinPath, makeDir } from "#io";
 import { TunesmithError } from "../errors/index.js";
 import type { TrainingHooks } from "../models/index.js";
 import { longRunning, type SessionOptions } from "../runtime/index.js";
@@ -107,7 +107,7 @@ export interface Run {
  * continues from its last checkpoint with the same numbers, bit for bit.
  *
  * Throws `zero-update` (nothing to train, or nothing changes), `loss-not-finite`, `checkpoint-mismatch`, `data-empty`,
- * `cancelled`.
+ * `in-use` when another process or tab works in `runDir`, `storage-full`, `cancelled`.
  *
  * @example
  * ```ts
@@ -117,9 +117,19 @@ export interface Run {
  */
 export async function fit(objective: Objective, given: FitOptions): Promise<TrainResult> {
   const options = { ...given, session: longRunning(given.session) };
+  if (!options.runDir) return runFit(objective, options);
+  await makeDir(options.runDir);
+  const release = await holdLock(options.runDir);
+  try {
+    return await runFit(objective, options);
+  } finally {
+    await release();
+  }
+}
+
+async function runFit(objective: Objective, options: FitOptions): Promise<TrainResult> {
   const run = startRun(objective, options);
   const resumed = options.runDir && options.resume ? await resume(run, options) : undefined;
-  if (options.runDir) await makeDir(options.runDir);
   const metrics = options.runDir
     ? await openMetrics(joinPath(options.runDir, "metrics.jsonl"), resumed ? { resumeAt: run.step } : {})
     : undefined;

@@ -61,3 +61,19 @@ class MemoryDirectory {
     if (!this.children.delete(name)) throw new DOMException("not found", "NotFoundError");
   }
 }
+
+/** Web Locks in memory, as far as `ifAvailable` goes. */
+export function memoryLocks() {
+  const held = new Set<string>();
+  return {
+    async request(name: string, _how: object, work: (lock: object | null) => Promise<void> | void) {
+      if (held.has(name)) return work(null);
+      held.add(name);
+      try {
+        return await work({ name });
+      } finally {
+        held.delete(name);
+      }
+    },
+  };
+}
