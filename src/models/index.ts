@@ -17,7 +17,7 @@ export type { WeightInit, WeightSpec } from "./architectures/parts/weight-specs.
 export { type BuildOptions, causalLm } from "./causal-lm.js";
 export { loadStateDict, loadWeights, readJson, type StateDict } from "./checkpoint.js";
 export { defaultModelPath } from "./default-model.js";
-export { type ExportedOnnx, type ExportOptions, exportGraph, exportOnnx } from "./export.js";
+export * from "./export/index.js";
 export { inputsOf, parameterFeeds } from "./feeds.js";
 export * from "./generate/index.js";
 export { type DownloadProgress, downloadModel, type HubOptions } from "./hub.js";

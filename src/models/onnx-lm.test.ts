@@ -29,7 +29,7 @@ import {
   type Tensor,
   tensor,
 } from "../tensor/index.js";
-import { exportOnnx } from "./export.js";
+import { exportOnnx } from "./export/index.js";
 import { createDecoder } from "./generate/decoder.js";
 import { generate } from "./generate/index.js";
 import { loadFolder, loadModel } from "./load.js";

@@ -1,6 +1,6 @@
 import { create, toBinary } from "@bufbuild/protobuf";
 import { TunesmithError } from "../../errors/index.js";
-import { dtypeToOnnx, isTensorRef, type TensorRef } from "../../tensor/index.js";
+import { dtypeToOnnx, isTensorRef, type Tensor, type TensorRef } from "../../tensor/index.js";
 import { describe } from "../create.js";
 import { symbolsOf } from "../dims.js";
 import { hasRule } from "../infer/index.js";
@@ -34,6 +34,8 @@ export interface ExternalRegion {
 export interface EncodeOptions {
   /** Constants that stay in other files. All others are written into the model. */
   readonly external?: ReadonlyMap<Value, ExternalRegion>;
+  /** What inputs hold when they are not fed: they become initialisers that a run may override. */
+  readonly defaults?: ReadonlyMap<Value, Tensor>;
   /** ONNX operator set; default 21, or what the newest operator in the graph needs. */
   readonly opset?: number;
   /** ONNX file version; default 10, or what the operator set needs. */
@@ -187,7 +189,13 @@ function graphParts(graph: Graph, encoding: Encoding): EncodedParts {
   });
   return joined([
     toBinary(GraphProtoSchema, head),
-    ...constants.flatMap((value) => initializerParts(value, encoding)),
+    ...constants.flatMap((value) =>
+      value.source.kind === "constant" ? initializerParts(value, value.source.data, encoding) : [],
+    ),
+    ...graph.inputs.flatMap((value) => {
+      const data = encoding.options.defaults?.get(value);
+      return data ? initializerParts(value, data, encoding) : [];
+    }),
     toBinary(GraphProtoSchema, tail),
   ]);
 }
@@ -310,9 +318,11 @@ function innerInfo(nodes: readonly Node[], graph: Graph, encoding: Encoding): Va
     .map((value) => valueInfo(edge(encoding, value), value.dtype, value.shape));
 }
 
-function initializerParts(value: Value, encoding: Encoding): (Uint8Array | TensorRef)[] {
-  if (value.source.kind !== "constant") return [];
-  const { data } = value.source;
+function initializerParts(
+  value: Value,
+  data: Tensor | TensorRef,
+  encoding: Encoding,
+): (Uint8Array | TensorRef)[] {
   const name = edge(encoding, value);
   const region = encoding.options.external?.get(value);
   const head = create(TensorProtoSchema, {

@@ -155,7 +155,7 @@ function decode(config: Config, params: Params, inputs: TensorInputs, encoded: T
     boundaries.push(x.rows);
   }
   const hidden = { ...x, rows: norm(config, params, "decoder.final_layer_norm", x.rows) };
-  return { hidden, boundaries, decoding: { present, cross } };
+  return { hidden, boundaries, decoding: { present, cross, encoded: encoded.rows } };
 }
 
 function head(config: Config, params: Params, hidden: Tokens, own: boolean): Value {

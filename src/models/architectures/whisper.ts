@@ -128,7 +128,8 @@ function decode(config: Config, params: Params, inputs: TensorInputs, encoded: T
     x = feedForward(params, path, plus(path, x, read.rows), sizes);
     boundaries.push(x.rows);
   }
-  return { hidden: normed(params, `${root}layer_norm`, x), boundaries, decoding: { present, cross } };
+  const hidden = normed(params, `${root}layer_norm`, x);
+  return { hidden, boundaries, decoding: { present, cross, encoded: encoded.rows } };
 }
 
 function transcribe(config: Config, params: Params, inputs: TensorInputs): TensorOutputs {

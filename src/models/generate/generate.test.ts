@@ -82,6 +82,7 @@ function letters(vocabSize: number): Tokenizer {
     encodePair: () => ({ ids: new Int32Array(), typeIds: new Int32Array() }),
     decode,
     decodeStream: () => ({ push: (id) => decode([id]), end: () => "" }),
+    toJson: () => ({}),
     tokenToId: (token) => token.charCodeAt(0) - 97,
     idToToken: letter,
   };

@@ -47,7 +47,8 @@ export function buildOnnx(source: OnnxSource, inputs: LmInputs): LmOutputs {
     throw unsupported(path, "it gives the logits of the last token only", source.graph);
   }
   const tokens = dimMul(batch, length);
-  const keys = source.cached ? signature.caches.map((slot) => cacheOf(slot, output)) : [];
+  const cached = source.cached || inputs.past?.exact === true;
+  const keys = cached ? signature.caches.map((slot) => cacheOf(slot, output)) : [];
   const points = residualPoints(head.hidden, inputs.ids, tokens);
   const all = [head.hidden, ...keys.flatMap(({ key, value }) => [key, value])];
   const { get, boundaries } = throughMatrices(all, points, tokens, inputs.ids);

@@ -1,4 +1,5 @@
 import { byteIds, type PieceModel, segmenter } from "./piece-model.js";
+import { jsonFromPieces } from "./pieces-json.js";
 import { streamDecoder } from "./stream.js";
 import type { Tokenizer, TokenizerSource } from "./types.js";
 
@@ -23,6 +24,8 @@ export interface PieceTokenizerSpec {
   readonly addBos: boolean;
   readonly addEos: boolean;
   readonly chatTemplate?: string | undefined;
+  /** Compiled rules behind `normalize`. */
+  readonly charsmap?: Uint8Array | undefined;
 }
 
 /** A tokenizer over scored pieces, as SentencePiece and llama2.c define it. */
@@ -71,6 +74,7 @@ export function pieceTokenizer(spec: PieceTokenizerSpec): Tokenizer {
       decode(skipSpecialTokens ? [...ids].filter((id) => !specialIds.has(id)) : [...ids]),
     decodeStream: ({ skipSpecialTokens = false } = {}) =>
       streamDecoder(decode, skipSpecialTokens ? specialIds : new Set()),
+    toJson: () => jsonFromPieces(spec),
     tokenToId: (token) => idsByText.get(token),
     idToToken: (id) => pieces[id]?.text,
   };

@@ -95,6 +95,7 @@ export async function tokenizerFromSentencePiece(
     // T5's tokenizer ends every text, whatever its configuration says.
     addEos: config.add_eos_token ?? /^T5/.test(config.tokenizer_class ?? ""),
     chatTemplate,
+    charsmap: file.charsmap,
   });
 }
 

@@ -123,6 +123,7 @@ export async function tokenizerFromJson(
     decodeStream({ skipSpecialTokens = false } = {}) {
       return streamDecoder((ids) => decode(ids.filter(known)), skipSpecialTokens ? specialIds : new Set());
     },
+    toJson: () => json,
     tokenToId: (token) => engine.token_to_id(token),
     idToToken: (id) => engine.id_to_token(id),
   };

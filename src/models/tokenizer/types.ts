@@ -59,6 +59,8 @@ export interface Tokenizer {
   /** Text of ids. Ids without a token (padding rows of a vocabulary) give nothing. */
   decode(ids: Iterable<number>, options?: DecodeOptions): string;
   decodeStream(options?: DecodeOptions): DecodeStream;
+  /** The same tokenizer as the content of a `tokenizer.json`. */
+  toJson(): object;
   tokenToId(token: string): number | undefined;
   idToToken(id: number): string | undefined;
 }

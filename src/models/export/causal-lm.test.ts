@@ -2,14 +2,14 @@ import { existsSync, mkdtempSync, readdirSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { expect, test } from "vitest";
-import { adapt, lora } from "../methods/index.js";
-import { createSession } from "../runtime/index.js";
-import { rng } from "../runtime/random/index.js";
-import { maxAbsDiff, type Tensor, tensor } from "../tensor/index.js";
-import { type CausalLm, exportGraph, exportOnnx, initModel, loadFolder, logitsOf } from "./index.js";
+import { adapt, lora } from "../../methods/index.js";
+import { createSession } from "../../runtime/index.js";
+import { rng } from "../../runtime/random/index.js";
+import { maxAbsDiff, type Tensor, tensor } from "../../tensor/index.js";
+import { type CausalLm, exportGraph, exportOnnx, initModel, loadFolder, logitsOf } from "../index.js";
 
 const fixture = (name: string) =>
-  loadFolder(new URL(`../../fixtures/models/${name}`, import.meta.url).pathname);
+  loadFolder(new URL(`../../../fixtures/models/${name}`, import.meta.url).pathname);
 const NAMES = ["gpt2", "llama", "gemma2", "gemma3", "qwen3"];
 const row = (length: number, seed: number) =>
   Array.from({ length }, (_, at) => (7 * at + 13 * seed + 3) % 60);
