@@ -19,6 +19,7 @@ export { loadStateDict, loadWeights, readJson, type StateDict } from "./checkpoi
 export { defaultModelPath } from "./default-model.js";
 export * from "./export/index.js";
 export { inputsOf, parameterFeeds } from "./feeds.js";
+export { type FreshHeadOptions, withFreshHead } from "./fresh-head.js";
 export * from "./generate/index.js";
 export { type DownloadProgress, downloadModel, type HubOptions } from "./hub.js";
 export { type InitOptions, initModel } from "./init.js";
@@ -31,10 +32,12 @@ export {
   type ModelFor,
   modelName,
 } from "./load.js";
+export { type Module, type ModuleKind, modulesOf } from "./modules.js";
 export { dropout, type Noise, noise, noiseOf } from "./noise.js";
 export { loadOnnxModel } from "./onnx/tensor-model.js";
 export { loadOnnxLm } from "./onnx-lm.js";
 export { type Operand, operandsOf } from "./operands.js";
+export { endsWithName, matchesPath, userRegex } from "./path-rules.js";
 export {
   type AxisSizes,
   axesOf,
@@ -49,7 +52,6 @@ export {
   staticInputs,
   tensorInputs,
 } from "./probe.js";
-export { endsWithName, matchesPath, userRegex } from "./path-rules.js";
 export {
   type QuantizeModelOptions,
   quantizeModel,
@@ -92,6 +94,7 @@ export type {
   OutputsOf,
   Parameter,
   Parameters,
+  Spelling,
   StepInfo,
   Task,
   TensorInputs,

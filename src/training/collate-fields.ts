@@ -6,10 +6,10 @@ export interface Field {
   readonly name: string;
   readonly dtype: Dtype;
   readonly shape: readonly (number | string)[];
-  /** What fills an axis up. Default 0. */
+  /** What fills an axis up behind what an example gives. Default 0. */
   readonly pad?: number;
-  /** Whether examples may leave it out: it is then all padding. */
-  readonly optional?: boolean;
+  /** What rows hold that give nothing, and those that only fill the batch up. Default: `pad`. */
+  readonly fill?: number;
 }
 
 /**
@@ -30,9 +30,13 @@ export function stackField(
   const rowSize = inner.reduce((a, b) => a * b, 1);
   const out = zeros(field.dtype, [batchSize, ...inner]);
   const numbers = out.data as unknown as (number | bigint)[];
-  if (field.pad) numbers.fill(field.dtype === "int64" ? BigInt(field.pad) : field.pad);
+  const { pad = 0, fill = pad } = field;
+  const number = (value: number) => (field.dtype === "int64" ? BigInt(value) : value);
+  if (fill !== 0) numbers.fill(number(fill));
   tensors.forEach((each, row) => {
     check(field, each, inner);
+    if (each.data.length === 0 && rowSize > 0) return;
+    if (fill !== pad) numbers.fill(number(pad), row * rowSize, (row + 1) * rowSize);
     copyInto(numbers, row * rowSize, inner, each);
   });
   return out;

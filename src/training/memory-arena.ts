@@ -23,7 +23,7 @@ const IN_PLACE = new Set(
  * The order in which ONNX Runtime runs nodes: depth first from the nodes whose results nobody reads, the latest node
  * first (graph.cc, `ReverseDFSFrom`). It decides what is alive together.
  */
-function executionOrder(graph: Graph): Node[] {
+export function executionOrder(graph: Graph): Node[] {
   const nodes = nodesOf(graph);
   const makers = (node: Node) =>
     [
@@ -123,13 +123,108 @@ function inPlace(
   return undefined;
 }
 
-export function peakOf(graph: Graph): number {
-  return peakOfBuffers(plannedBuffers(graph));
+/** A part of a region of the arena. */
+interface Chunk {
+  readonly region: Region;
+  readonly offset: number;
+  readonly size: number;
+  readonly used: boolean;
 }
-export function peakOfBuffers(buffers: readonly Buffer[]): number {
+
+interface Region {
+  chunks: Chunk[];
+  /** How far into it anything was written: pages behind were never touched, and take no memory. */
+  touched: number;
+}
+
+const [GRAIN, FIRST_REGION, MOST_DEAD] = [256, 2 ** 20, 128 * 2 ** 20];
+
+/**
+ * ONNX Runtime's arena (bfc_arena.cc) with its default settings: regions of doubling size, the smallest free chunk that is
+ * large enough, split when it is twice as large or more, joined with free neighbours. Nothing goes back to the system.
+ */
+export function arena() {
+  const regions: Region[] = [];
+  let next = FIRST_REGION;
+  const replace = (region: Region, from: number, count: number, ...chunks: Chunk[]) => {
+    region.chunks = region.chunks.toSpliced(from, count, ...chunks);
+  };
+  const extend = (size: number): Chunk => {
+    const enough = next >= size;
+    while (next < size) next *= 2;
+    const region: Region = { chunks: [], touched: 0 };
+    const chunk = { region, offset: 0, size: next, used: false };
+    if (enough) next *= 2;
+    region.chunks = [chunk];
+    regions.push(region);
+    return chunk;
+  };
+  return {
+    allocate(bytes: number): Chunk {
+      const size = Math.max(GRAIN, Math.ceil(bytes / GRAIN) * GRAIN);
+      const { region, offset, size: whole } = bestFit(regions, size) ?? extend(size);
+      const isSplit = whole >= 2 * size || whole - size >= MOST_DEAD;
+      const chunk = { region, offset, size: isSplit ? size : whole, used: true };
+      const rest = isSplit && whole > size ? [{ region, offset: offset + size, size: whole - size, used: false }] : [];
+      replace(region, region.chunks.findIndex((each) => each.offset === offset), 1, chunk, ...rest);
+      region.touched = Math.max(region.touched, offset + bytes);
+      return chunk;
+    },
+    free({ region, offset }: Chunk): void {
+      const at = region.chunks.findIndex((each) => each.offset === offset);
+      const [before, after] = [region.chunks[at - 1], region.chunks[at + 1]];
+      const joined = [before?.used === false ? before : undefined, region.chunks[at], after?.used === false ? after : undefined].filter((each) => each !== undefined);
+      const first = joined[0] as Chunk;
+      const size = joined.reduce((sum, each) => sum + each.size, 0);
+      replace(region, region.chunks.indexOf(first), joined.length, { region, offset: first.offset, size, used: false });
+    },
+    /** Bytes of it that were ever written. */
+    touched: () => regions.reduce((sum, region) => sum + region.touched, 0),
+  };
+}
+
+function bestFit(regions: readonly Region[], size: number): Chunk | undefined {
+  let best: Chunk | undefined;
+  for (const { chunks } of regions)
+    for (const chunk of chunks)
+      if (!chunk.used && chunk.size >= size && (!best || chunk.size < best.size)) best = chunk;
+  return best;
+}
+
+/** Bytes that runs of a graph take from the arena: its buffers, and what lies unused between them. */
+export function arenaBytes(buffers: readonly Buffer[]): number {
+  const { allocate, free, touched } = arena();
+  const starts = grouped(buffers, ({ from }) => from);
+  const ends = grouped(buffers, ({ to }) => to);
+  const held = new Map<Buffer, Chunk>();
+  const last = Math.max(0, ...buffers.map(({ to }) => to));
+  for (let at = 0; at <= last; at++) {
+    for (const buffer of starts.get(at) ?? []) held.set(buffer, allocate(buffer.bytes));
+    for (const buffer of ends.get(at) ?? []) {
+      const chunk = held.get(buffer);
+      if (chunk) free(chunk);
+    }
+  }
+  return touched();
+}
+
+/** The most bytes alive at one time while the graph runs. */
+export function peakOf(graph: Graph): number {
+  const buffers = plannedBuffers(graph);
   const events = buffers.flatMap(({ bytes, from, to }): [number, number][] => [[from, bytes], [to + 0.5, -bytes]]);
   events.sort((a, b) => a[0] - b[0]);
   let [alive, peak] = [0, 0];
   for (const [, bytes] of events) { alive += bytes; peak = Math.max(peak, alive); }
   return peak;
+}
+
+function grouped(buffers: readonly Buffer[], keyOf: (buffer: Buffer) => number): Map<number, Buffer[]> {
+  const groups = new Map<number, Buffer[]>();
+  for (const buffer of buffers) {
+    const key = keyOf(buffer);
+    const group = groups.get(key);
+    if (group) group.push(buffer);
+    else groups.set(key, [buffer]);
+  }
+  return groups;
 }

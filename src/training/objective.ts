@@ -19,7 +19,10 @@ export interface StepBatch {
   readonly size: number;
   /** Where the data stand after it. */
   readonly state: BatchState;
-  /** Names of its rows, the same every epoch: what kept activations are found by. Rows beyond them are padding. */
+  /**
+   * Names of its rows, the same every epoch: what kept activations are found by. Rows beyond them are padding. Absent when
+   * rows differ from epoch to epoch.
+   */
   readonly rows?: readonly (string | number)[];
 }
 

@@ -151,14 +151,17 @@ function prefixOf(
   cache: PrefixCache,
   batch: StepBatch,
 ): Promise<Tensor> {
-  const { rows = [], feeds } = batch;
+  const { rows, feeds } = batch;
+  const compute = async () => (await session.run(onlyRead(inputs, feeds))).prefix as Tensor;
+  // What has no name cannot be found again.
+  if (!rows) return compute();
   const key = shapeKey(batch.shape);
   const wanted = {
     names: rows.map((row) => `${key}/${row}`),
     batch: batch.shape.batch as number,
     shape,
   };
-  return cache.rows(wanted, async () => (await session.run(onlyRead(inputs, feeds))).prefix as Tensor);
+  return cache.rows(wanted, compute);
 }
 
 const shapeKey = (shape: StepShape): string =>

@@ -1,39 +1,46 @@
-import type { BatchState } from "../data/index.js";
 import { TunesmithError } from "../errors/index.js";
 import { input, ops, type Value } from "../graph/index.js";
-import { type InputSpec, inputShape, type TensorModel } from "../models/index.js";
-import { rng } from "../runtime/random/index.js";
+import { type InputSpec, inputShape, type TensorModel, type TensorOutputs } from "../models/index.js";
 import type { Tensor } from "../tensor/index.js";
 import { type Field, stackField } from "./collate-fields.js";
 import type { PlainData } from "./exact-json.js";
+import { endlessOrder, epochOrder } from "./language-rows.js";
+import { cachedPasses } from "./losses/gradient-cache.js";
 import type { LossGraph, Objective, ScoreKeeper, StepBatch, StepShape } from "./objective.js";
 
 /** One example: tensors without the batch axis, by name of the model's input, or of the loss's target. */
 export interface TensorExample {
   readonly inputs: Readonly<Record<string, Tensor>>;
+  /** Inputs of the example's further rows, for losses over several: the second text, the rejected answer. */
+  readonly more?: readonly Readonly<Record<string, Tensor>>[];
   readonly targets: Readonly<Record<string, Tensor>>;
 }
 
 /** Examples that may be made when they are needed: decoded images, sounds. */
 export interface ExampleSource {
   readonly size: number;
-  at(index: number): TensorExample | Promise<TensorExample>;
+  /** `epoch` is given while training: what is drawn at random (masks, crops) may follow it. */
+  at(index: number, epoch?: number): TensorExample | Promise<TensorExample>;
+  /** Whether an example differs from epoch to epoch. Default false. */
+  readonly varies?: boolean;
   /** Tells one set of examples from another, for resuming. */
   readonly hash: string;
 }
 
 /** What a loss is computed from. */
 export interface LossInputs {
-  /** The model's outputs by name. */
+  /** The model's outputs by name; with several rows per example, the rows of an example follow one another. */
   readonly outputs: Readonly<Record<string, Value>>;
   /** The examples' targets by name, with the batch axis. */
   readonly targets: Readonly<Record<string, Value>>;
-  /** float32 `[batch]`, 0 for rows that only fill the batch up. */
+  /** float32 `[batch]`, 0 for examples that only fill the batch up. */
   readonly rowWeights: Value;
 }
 
 export interface TensorLoss {
   readonly name: string;
+  /** Rows of the model's batch that an example is. Default 1. */
+  readonly rows?: number;
   /** Targets it reads; `pad` fills what is shorter. */
   readonly targets: readonly Field[];
   /** The loss summed over the items that count. */
@@ -52,6 +59,12 @@ export interface TensorObjectiveOptions {
   readonly loss: TensorLoss;
   /** Sizes an axis may be padded to, ascending, by axis name: `{ length: [32, 64] }`. Default: the longest example. */
   readonly buckets?: Readonly<Record<string, readonly number[]>>;
+  /**
+   * Rows of a forward pass; the batch is run in parts, each computed again in the backward pass (GradCache,
+   * arXiv 2101.06983), so that a loss over a large batch needs the memory of a small one. Such a loss names in `outputs` what
+   * it reads. Default: the whole batch at once.
+   */
+  readonly forwardRows?: number | undefined;
   /** Identity of the run beyond the data. */
   readonly identity?: Readonly<Record<string, PlainData>>;
 }
@@ -93,48 +106,50 @@ export function tensorObjective(model: TensorModel, options: TensorObjectiveOpti
     name: loss.name,
     model,
     identity: { batchSize, examples: train.size, dataHash: train.hash, ...identity },
-    lossGraph: (shape, { training }) => lossGraph(model, loss, shape, training),
-    batches: (from, seed) => trainingBatches(model, options, from, seed),
+    lossGraph: (shape, { training }) => lossGraph(model, options, shape, training),
+    batches: (from, seed) => batchesOf(model, options, endlessOrder(train.size, batchSize, from, seed), true),
     ...(validation && validation.size > 0
-      ? { validation: () => epochBatches(model, { ...options, train: validation }, 0, undefined, 0) }
+      ? {
+          validation: () =>
+            batchesOf(
+              model,
+              { ...options, train: validation },
+              epochOrder(validation.size, batchSize, 0, undefined),
+              false,
+            ),
+        }
       : {}),
     scores: loss.scores,
   };
 }
 
-async function* trainingBatches(
-  model: TensorModel,
-  options: TensorObjectiveOptions,
-  from: BatchState,
-  seed: number,
-): AsyncGenerator<StepBatch> {
-  for (let { epoch, step } = from; ; epoch++, step = 0)
-    yield* epochBatches(model, options, epoch, seed, step);
-}
+type Order = ReturnType<typeof endlessOrder>;
 
-/** The batches of one epoch from a position on; without a seed in the order of the data. */
-async function* epochBatches(
+async function* batchesOf(
   model: TensorModel,
   { train, batchSize, loss, buckets = {} }: TensorObjectiveOptions,
-  epoch: number,
-  seed: number | undefined,
-  start: number,
+  order: Order,
+  training: boolean,
 ): AsyncGenerator<StepBatch> {
-  const { size } = train;
-  const order =
-    seed === undefined
-      ? Array.from({ length: size }, (_, at) => at)
-      : Array.from(rng(seed, "examples", epoch).permutation(size));
   const fields = fieldsOf(model, loss);
-  for (let step = start; step * batchSize < size; step++) {
-    const rows = order.slice(step * batchSize, (step + 1) * batchSize);
-    const examples = await Promise.all(rows.map((row) => train.at(row)));
+  const { rows: perExample = 1 } = loss;
+  for (const { items, state } of order) {
+    const examples = await Promise.all(
+      items.map((item) => train.at(item, training ? state.epoch : undefined)),
+    );
     const axes: Record<string, number> = { batch: batchSize };
-    const feeds = fields.map(({ field, feed, read }) => {
-      const tensors = examples.map((example, at) => read(example) ?? missing(field.name, rows[at] as number));
-      return [feed, stackField(field, tensors, batchSize, buckets, axes)] as const;
+    const feeds = fields.map(({ field, feed, perRow, read }) => {
+      const tensors = examples.flatMap((example, at) => {
+        const found = perRow ? [example.inputs, ...(example.more ?? [])].map(read) : [read(example.targets)];
+        if (found.length !== (perRow ? perExample : 1))
+          wrongRows(items[at] as number, found.length, perExample);
+        return found.map((value) => value ?? missing(field.name, items[at] as number));
+      });
+      const rows = perRow ? batchSize * perExample : batchSize;
+      return [feed, stackField(field, tensors, rows, buckets, axes)] as const;
     });
-    const weights = Float32Array.from({ length: batchSize }, (_, at) => (at < rows.length ? 1 : 0));
+    const weights = Float32Array.from({ length: batchSize }, (_, at) => (at < items.length ? 1 : 0));
+    const names = perExample === 1 && !train.varies ? { rows: items } : {};
     yield {
       shape: axes,
       feeds: {
@@ -142,9 +157,9 @@ async function* epochBatches(
         [ROW_WEIGHTS]: { dtype: "float32", shape: [batchSize], data: weights },
       },
       count: examples.reduce((sum, example) => sum + (loss.count?.(example) ?? 1), 0),
-      size: rows.length,
-      state: { epoch, step: step + 1 },
-      rows,
+      size: items.length,
+      state,
+      ...names,
     };
   }
 }
@@ -152,23 +167,27 @@ async function* epochBatches(
 interface FedField {
   readonly field: Field;
   readonly feed: string;
-  read(example: TensorExample): Tensor | undefined;
+  /** Given for every row, not for every example. */
+  readonly perRow: boolean;
+  read(given: Readonly<Record<string, Tensor>>): Tensor | undefined;
 }
 
 /** Inputs with a default that no example gives are filled in; their shapes follow the axes of those given before. */
 const fieldsOf = (model: TensorModel, loss: TensorLoss): FedField[] => [
   ...model.inputs.map(
     (spec): FedField => ({
-      field: spec.fill === undefined ? spec : { ...spec, pad: spec.fill, optional: true },
+      field: spec,
       feed: spec.name,
-      read: ({ inputs }) => inputs[spec.name] ?? (spec.fill === undefined ? undefined : emptyOf(spec)),
+      perRow: true,
+      read: (inputs) => inputs[spec.name] ?? (spec.fill === undefined ? undefined : emptyOf(spec)),
     }),
   ),
   ...loss.targets.map(
     (field): FedField => ({
       field,
       feed: targetName(field.name),
-      read: ({ targets }) => targets[field.name],
+      perRow: false,
+      read: (targets) => targets[field.name],
     }),
   ),
 ];
@@ -177,17 +196,37 @@ const fieldsOf = (model: TensorModel, loss: TensorLoss): FedField[] => [
 const emptyOf = ({ dtype, shape }: InputSpec): Tensor =>
   ({ dtype, shape: shape.slice(1).map(() => 0), data: [] }) as unknown as Tensor;
 
+function wrongRows(row: number, found: number, wanted: number): never {
+  throw new TunesmithError("data-invalid", `example ${row} has ${found} rows, the loss reads ${wanted}`, {
+    fix: "give every example as many rows as the loss has: `inputs` and `more`",
+  });
+}
+
 function missing(name: string, row: number): never {
   throw new TunesmithError("data-invalid", `example ${row} has no '${name}'`, {
     fix: "give every example the same inputs and targets",
   });
 }
 
-function lossGraph(model: TensorModel, loss: TensorLoss, shape: StepShape, training: boolean): LossGraph {
+function lossGraph(
+  model: TensorModel,
+  { loss, forwardRows }: TensorObjectiveOptions,
+  shape: StepShape,
+  training: boolean,
+): LossGraph {
+  const rows = (shape.batch as number) * (loss.rows ?? 1);
   const values = Object.fromEntries(
-    model.inputs.map((spec) => [spec.name, input(spec.name, spec.dtype, inputShape(model, spec, shape))]),
+    model.inputs.map((spec) => {
+      // The first axis is the rows', whatever the model calls it.
+      const [, ...rest] = inputShape(model, spec, shape);
+      return [spec.name, input(spec.name, spec.dtype, [rows, ...rest])];
+    }),
   );
-  const pass = model.build({ values, training });
+  const wanted = loss.outputs ?? [];
+  const { passes, outputs: given } =
+    forwardRows !== undefined && forwardRows < rows
+      ? cachedPasses(model, values, { rows, forwardRows, training, wanted })
+      : whole(model.build({ values, training }));
   const targets = Object.fromEntries(
     loss.targets.map(({ name, dtype, shape: axes }) => {
       const dims = axes.map((dim) => (typeof dim === "number" ? dim : (shape[dim] ?? 1)));
@@ -196,11 +235,13 @@ function lossGraph(model: TensorModel, loss: TensorLoss, shape: StepShape, train
   );
   const rowWeights = input(ROW_WEIGHTS, "float32", [shape.batch as number]);
   const outputs = Object.fromEntries(
-    (loss.outputs ?? []).flatMap((name) => {
-      const value = pass.values[name];
+    wanted.flatMap((name) => {
+      const value = given[name];
       return value ? [[name, value] as const] : [];
     }),
   );
-  const sum = ops.reshape(loss.sum({ outputs: pass.values, targets, rowWeights }), []);
-  return { loss: sum, outputs, passes: [pass] };
+  const sum = ops.reshape(loss.sum({ outputs: given, targets, rowWeights }), []);
+  return { loss: sum, outputs, passes };
 }
+
+const whole = (pass: TensorOutputs) => ({ passes: [pass], outputs: pass.values });

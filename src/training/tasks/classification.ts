@@ -1,7 +1,7 @@
 import { constant, ops, type Value } from "../../graph/index.js";
 import { tensor } from "../../tensor/index.js";
 import type { LossInputs, TensorLoss } from "../tensor-objective.js";
-import { classScores } from "./class-scores.js";
+import { classKeeper, multiLabelKeeper } from "./keepers.js";
 
 export interface ClassLossOptions {
   /** Output that holds the class scores `[batch, classes]`. Default `logits`. */
@@ -32,7 +32,7 @@ export function labelLoss(
 }
 
 /** Weights of the labels' classes, `[rows, 1]`. */
-const weightsOf = (labels: Value, weights: readonly number[]): Value =>
+export const weightsOf = (labels: Value, weights: readonly number[]): Value =>
   ops.gather(constant(tensor("float32", [weights.length], Float32Array.from(weights))), labels);
 
 /**
@@ -52,7 +52,7 @@ export function classification(options: ClassLossOptions = {}): TensorLoss {
     name: "classification",
     targets: [{ name: "label", dtype: "int64", shape: ["batch"] }],
     outputs: [output],
-    scores: () => classScores(output),
+    scores: () => classKeeper(output),
     sum({ outputs, targets, rowWeights }: LossInputs) {
       const labels = ops.unsqueeze(targets.label as Value, 1);
       const losses = labelLoss(outputs[output] as Value, labels, options);
@@ -71,6 +71,7 @@ export function multiLabel({ output = "logits" }: Pick<ClassLossOptions, "output
     name: "multi-label",
     targets: [{ name: "labels", dtype: "float32", shape: ["batch", "classes"] }],
     outputs: [output],
+    scores: () => multiLabelKeeper(output),
     sum({ outputs, targets, rowWeights }: LossInputs) {
       const [x, y] = [outputs[output] as Value, targets.labels as Value];
       // softplus(x) − x·y is −y·log σ(x) − (1 − y)·log(1 − σ(x)), without its overflow.

@@ -1,6 +1,7 @@
 import { ops, type Value } from "../../graph/index.js";
 import type { Field } from "../collate-fields.js";
 import type { LossInputs, TensorLoss } from "../tensor-objective.js";
+import { numberKeeper } from "./keepers.js";
 
 export interface RegressionOptions {
   /** Output that is compared. Default `logits`. */
@@ -38,6 +39,7 @@ export function regression(options: RegressionOptions = {}): TensorLoss {
     name: "regression",
     targets: [field],
     outputs: [output],
+    scores: () => numberKeeper(output),
     sum({ outputs, targets, rowWeights }: LossInputs) {
       const target = targets.value as Value;
       const predicted = ops.reshape(outputs[output] as Value, target.shape);

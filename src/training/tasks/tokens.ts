@@ -1,6 +1,7 @@
 import { ops, type Value } from "../../graph/index.js";
 import type { LossInputs, TensorExample, TensorLoss } from "../tensor-objective.js";
-import { type ClassLossOptions, labelLoss } from "./classification.js";
+import { type ClassLossOptions, labelLoss, weightsOf } from "./classification.js";
+import { tokenKeeper } from "./keepers.js";
 
 /** A label that does not count. */
 export const IGNORED = -100;
@@ -9,6 +10,7 @@ export const IGNORED = -100;
  * Cross-entropy of every labelled position: token classes, masked words, a decoder's next words. Examples give `labels` int64
  * `[length]`, −100 where there is none. Mean over labelled positions.
  *
+ * @param options.names Names of the labels, for the scores.
  * @param axis Name of the axis that labels share with an input: `length`, or `decoder_length`.
  *
  * @example
@@ -17,12 +19,16 @@ export const IGNORED = -100;
  * console.log(tokenLabels("length").name);
  * ```
  */
-export function tokenLabels(axis: string, options: ClassLossOptions = {}): TensorLoss {
-  const { output = "logits" } = options;
+export function tokenLabels(
+  axis: string,
+  options: ClassLossOptions & { readonly names?: readonly string[] | undefined } = {},
+): TensorLoss {
+  const { output = "logits", classWeights } = options;
   return {
     name: "token-labels",
     targets: [{ name: "labels", dtype: "int64", shape: ["batch", axis], pad: IGNORED }],
     outputs: [output],
+    scores: () => tokenKeeper(output, options.names),
     count: countLabels,
     sum({ outputs, targets }: LossInputs) {
       const logits = outputs[output] as Value;
@@ -30,7 +36,8 @@ export function tokenLabels(axis: string, options: ClassLossOptions = {}): Tenso
       const labels = ops.reshape(targets.labels as Value, [-1, 1]);
       const counts = ops.cast(ops.greaterOrEqual(labels, 0), "float32");
       const losses = labelLoss(ops.reshape(logits, [-1, classes]), ops.max(labels, 0), options);
-      return ops.reduceSum(ops.mul(losses, counts), undefined, false);
+      const counted = classWeights ? ops.mul(counts, weightsOf(ops.max(labels, 0), classWeights)) : counts;
+      return ops.reduceSum(ops.mul(losses, counted), undefined, false);
     },
   };
 }
