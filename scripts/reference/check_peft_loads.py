@@ -5,8 +5,8 @@
     .cache/reference/bin/python scripts/reference/check_peft_loads.py BASE_FOLDER ADAPTER_FOLDER INPUT.safetensors
         [--output FILE] [--tolerance 1e-5]
 
-INPUT.safetensors holds `input_ids` [batch, length] int64 (optionally attention_mask, position_ids), and may hold
-`logits` [batch, length, V] to compare with. The model runs in float32, eager attention, eval mode. Prints one JSON
+INPUT.safetensors holds `input_ids` [batch, length] int64 (optionally attention_mask, position_ids), or `pixel_values` for
+networks of images, and may hold `logits` to compare with. The model runs in float32, eager attention, eval mode. Prints one JSON
 object:
 
   missing      adapter tensors PEFT expected and did not find
@@ -30,7 +30,7 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 import torch
 from peft import MODEL_TYPE_TO_PEFT_MODEL_MAPPING, PeftConfig, PeftModel
 from safetensors.torch import load_file, save_file
-from transformers import AutoModelForCausalLM
+from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForImageClassification
 
 
 def main():
@@ -43,8 +43,11 @@ def main():
     options = parser.parse_args()
 
     given = load_file(options.input)
-    feeds = {key: given[key] for key in ("input_ids", "attention_mask", "position_ids") if key in given}
-    base = AutoModelForCausalLM.from_pretrained(options.base, attn_implementation="eager", dtype=torch.float32).eval()
+    feeds = {key: given[key] for key in ("input_ids", "attention_mask", "position_ids", "pixel_values") if key in given}
+    kind = AutoModelForImageClassification if "pixel_values" in feeds else AutoModelForCausalLM
+    attends = "num_attention_heads" in AutoConfig.from_pretrained(options.base).to_dict() or kind is AutoModelForCausalLM
+    eager = dict(attn_implementation="eager") if attends else {}
+    base = kind.from_pretrained(options.base, dtype=torch.float32, **eager).eval()
     with torch.no_grad():
         before = base(**feeds).logits
 

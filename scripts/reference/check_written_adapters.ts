@@ -7,13 +7,20 @@ import { mkdtempSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { type AdaptedLm, adapt, lora, saveAdapter } from "../../src/methods/index.js";
-import { loadFolder, logitsOf } from "../../src/models/index.js";
+import {
+  inputShape,
+  loadFolder,
+  loadModel,
+  logitsOf,
+  runModel,
+  type TensorModel,
+} from "../../src/models/index.js";
 import { rng } from "../../src/runtime/index.js";
-import { tensor, writeSafetensors } from "../../src/tensor/index.js";
+import { type Tensor, tensor, writeSafetensors } from "../../src/tensor/index.js";
 
 type Options = NonNullable<Parameters<typeof lora>[0]>;
 interface Case {
-  readonly model: "gpt2" | "llama";
+  readonly model: "gpt2" | "llama" | "vit" | "resnet" | "resnet-basic" | "mobilenet-dilated";
   readonly options: Options;
 }
 
@@ -65,6 +72,23 @@ const CASES: Readonly<Record<string, Case>> = {
   "gpt2-embedding": { model: "gpt2", options: { targets: ["wte", "wpe", "c_fc"] } },
   "llama-embedding": { model: "llama", options: { targets: ["embed_tokens", "o_proj"] } },
   "llama-dora-embedding": { model: "llama", options: { dora: true, targets: ["embed_tokens", "k_proj"] } },
+  "vit-plain": { model: "vit", options: {} },
+  "vit-patterns": {
+    model: "vit",
+    options: {
+      targets: ["query", "intermediate.dense"],
+      rankPattern: { "layer.0.*query": 2 },
+      modulesToSave: ["classifier"],
+    },
+  },
+  "vit-patches": { model: "vit", options: { dora: true, targets: ["projection", "output.dense"] } },
+  "resnet-plain": { model: "resnet", options: { rslora: true } },
+  "resnet-dora": { model: "resnet-basic", options: { dora: true, targets: ["convolution", "classifier.1"] } },
+  "resnet-pissa": { model: "resnet", options: { init: "pissa", rank: 2 } },
+  "mobilenet-pointwise": {
+    model: "mobilenet-dilated",
+    options: { targets: ".*(expand|reduce)_1x1\\.convolution" },
+  },
   "llama-head": { model: "llama", options: { targets: ["lm_head", "q_proj"] } },
   "llama-save-embedding": { model: "llama", options: { modulesToSave: ["embed_tokens", "input_layernorm"] } },
   "llama-regex": { model: "llama", options: { targets: "model\\.layers\\.[01]\\.mlp\\.(gate|up)_proj" } },
@@ -74,7 +98,7 @@ const CASES: Readonly<Record<string, Case>> = {
   },
 };
 
-function randomise(model: AdaptedLm): void {
+function randomise(model: Pick<AdaptedLm, "parameters">): void {
   for (const { name, trainable, tensor: held } of model.parameters.values()) {
     if (!trainable) continue;
     const data = held.data as Float32Array;
@@ -88,24 +112,48 @@ function randomise(model: AdaptedLm): void {
 }
 
 const IDS = Array.from({ length: 12 }, (_, at) => (at * 17 + 3) % 70);
+const VISION = ["vit", "resnet", "resnet-basic", "mobilenet-dilated"];
+
+/** The adapted model, what it was fed, and what it gave. */
+async function adapted(base: string, options: Options) {
+  const { adaptation, folder } = {
+    adaptation: lora({ rank: 4, alpha: 8, ...options }),
+    folder: folderOf(base),
+  };
+  if (!VISION.includes(base)) {
+    const model = await adapt(await loadFolder(folder), adaptation);
+    randomise(model);
+    const logits = await logitsOf(model, IDS);
+    const given = { input_ids: tensor("int64", [1, IDS.length], IDS) };
+    return { model, given, logits: tensor("float32", [1, ...logits.shape], logits.data as Float32Array) };
+  }
+  const model = await adapt(await loadModel(folder, { task: "image-classification" }), adaptation);
+  randomise(model);
+  const pixel_values = exampleOf(model);
+  const { logits } = await runModel(model, { pixel_values });
+  return { model, given: { pixel_values }, logits: logits as Tensor };
+}
+
+const folderOf = (base: string) =>
+  join(root, VISION.includes(base) ? "fixtures/vision" : "fixtures/models", base);
+
+function exampleOf(model: TensorModel): Tensor {
+  const [spec] = model.inputs;
+  const shape = spec ? inputShape(model, spec) : [];
+  const count = shape.reduce((a, b) => a * b, 1);
+  return tensor("float32", shape, rng(3, "pixels").fillNormal(new Float32Array(count)));
+}
+
 const work = mkdtempSync(join(tmpdir(), "tunesmith-written-"));
 let failures = 0;
 for (const [name, { model: base, options }] of Object.entries(CASES)) {
   if (wanted.length > 0 && !wanted.includes(name)) continue;
-  const baseFolder = join(root, "fixtures/models", base);
-  const model = await adapt(await loadFolder(baseFolder), lora({ rank: 4, alpha: 8, ...options }));
-  randomise(model);
+  const baseFolder = folderOf(base);
+  const { model, given, logits } = await adapted(base, options);
   const folder = join(work, name);
   await saveAdapter(model, folder);
-  const logits = await logitsOf(model, IDS);
   const input = join(work, `${name}.input.safetensors`);
-  await writeSafetensors(
-    input,
-    new Map([
-      ["input_ids", tensor("int64", [1, IDS.length], IDS)],
-      ["logits", tensor("float32", [1, ...logits.shape], logits.data as Float32Array)],
-    ]),
-  );
+  await writeSafetensors(input, new Map(Object.entries({ ...given, logits })));
   const script = join(root, "scripts/reference/check_peft_loads.py");
   const largest = (logits.data as Float32Array).reduce((most, value) => Math.max(most, Math.abs(value)), 1);
   const run = spawnSync(python, [script, baseFolder, folder, input, "--tolerance", String(1e-5 * largest)], {

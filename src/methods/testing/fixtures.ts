@@ -1,7 +1,6 @@
-import { type CausalLm, loadFolder, logitsOf } from "../../models/index.js";
+import { type CausalLm, loadFolder, logitsOf, type Parameters } from "../../models/index.js";
 import { rng } from "../../runtime/random/index.js";
 import { maxAbsDiff, type Tensor } from "../../tensor/index.js";
-import type { AdaptedLm } from "../adapted.js";
 
 /** Path of something in the repository's fixtures folder. */
 export const fixture = (path: string): string =>
@@ -14,7 +13,7 @@ export const PROBE = [3, 17, 40, 5, 5, 61, 0, 22];
 export const probeLogits = (model: CausalLm): Promise<Tensor> => logitsOf(model, PROBE);
 
 /** Noise on everything trainable, as training would leave it; magnitudes move a little. */
-export function randomise(model: AdaptedLm, seed = 1, std = 0.2): AdaptedLm {
+export function randomise<M extends { readonly parameters: Parameters }>(model: M, seed = 1, std = 0.2): M {
   for (const { name, trainable, tensor } of model.parameters.values()) {
     if (!trainable) continue;
     const data = tensor.data as Float32Array;

@@ -5,6 +5,7 @@ import type {
   LmInputs,
   LmOutputs,
   LmSizes,
+  Spelling,
   Task,
   TensorInputs,
   TensorModel,
@@ -44,6 +45,7 @@ export interface TensorDescription {
   readonly defaultTargets: readonly string[];
   readonly labels?: readonly string[] | undefined;
   readonly decoder?: DecoderSizes | undefined;
+  readonly spelling?: Spelling;
 }
 
 /** What is asked of a checkpoint beyond what it holds. */
