@@ -10,16 +10,30 @@ import {
 } from "../data/index.js";
 import { TunesmithError } from "../errors/index.js";
 import { formatReceipt, loadAdapter } from "../methods/index.js";
-import { type CausalLm, exportOnnx, loadModel, saveModel, type Tokenizer } from "../models/index.js";
+import {
+  type CausalLm,
+  exportOnnx,
+  loadModel,
+  type ModelFor,
+  saveModel,
+  type Task,
+  type Tokenizer,
+} from "../models/index.js";
 import { bytesIn, flagOf } from "./config/flags.js";
 import type { TrainConfig } from "./config/schema.js";
 import { formatBytes, type Progress, type Ui } from "./ui.js";
 
 /** Loads a model; a download shows its progress. */
-export async function openModel(path: string, ui: Ui, signal: AbortSignal): Promise<CausalLm> {
+export async function openModel<T extends Task | "auto" = "causal-lm">(
+  path: string,
+  ui: Ui,
+  signal: AbortSignal,
+  task?: T,
+): Promise<ModelFor<T>> {
   let shown: { file: string; bar: Progress } | undefined;
   try {
-    return await loadModel(path, {
+    return await loadModel<T>(path, {
+      ...(task === undefined ? {} : { task }),
       signal,
       onProgress({ file, loaded, total }) {
         if (shown?.file !== file) {

@@ -5,6 +5,7 @@ import type { Wanted } from "./architectures/definition.js";
 import { architectures, type ModelConfig, tensorArchitectures } from "./architectures/index.js";
 import { causalLm } from "./causal-lm.js";
 import { loadStateDict, loadWeights, readJson } from "./checkpoint.js";
+import { withFreshHead } from "./fresh-head.js";
 import { downloadModel, type HubOptions } from "./hub.js";
 import { findLlama2c, loadLlama2c } from "./llama2c.js";
 import { isMinGpt, minGpt } from "./min-gpt.js";
@@ -100,10 +101,14 @@ async function loadPath(path: string, options: LoadOptions): Promise<Model> {
 }
 
 /** An ONNX file as what is asked for; as what it is when anything will do. */
-async function loadOnnxFile(path: string, { task = "causal-lm" }: LoadOptions): Promise<Model> {
+async function loadOnnxFile(
+  path: string,
+  { task = "causal-lm", labels, seed = 0 }: LoadOptions,
+): Promise<Model> {
   if (task === "causal-lm") return loadOnnxLm(path);
   const model = await loadOnnxModel(path, task === "auto" ? undefined : task);
-  return (model as Model).task === "causal-lm" ? loadOnnxLm(path) : model;
+  if ((model as Model).task === "causal-lm") return loadOnnxLm(path);
+  return labels === undefined ? model : withFreshHead(model, { labels, seed });
 }
 
 async function loadDirectory(path: string, options: LoadOptions): Promise<Model> {

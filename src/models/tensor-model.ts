@@ -85,7 +85,7 @@ function partModel(
 }
 
 /** A config for other classes: `id2label`, `label2id` and `num_labels` as the field writes them; one number for regression. */
-function withLabels(
+export function withLabels(
   given: Readonly<Record<string, unknown>>,
   { task, labels: wanted }: Wanted,
 ): Readonly<Record<string, unknown>> {

@@ -1,0 +1,57 @@
+import { expect, test } from "vitest";
+import type { Tensor } from "../tensor/index.js";
+import { withFreshHead } from "./fresh-head.js";
+import { loadModel } from "./load.js";
+import { loadOnnxModel } from "./onnx/tensor-model.js";
+import { probe, probeOutputs, runModel } from "./probe.js";
+import { sitesOf } from "./sites.js";
+
+const FOLDER = new URL("../../fixtures/adaptable/", import.meta.url).pathname;
+const load = (name: string) => loadOnnxModel(`${FOLDER}${name}.onnx`);
+
+test.each([
+  "bert",
+  "bert_dynamic",
+  "vit",
+  "vit_fp16",
+  "bert_q4",
+  "convnet",
+  "convnet_qdq",
+  "convnet_dynamic",
+])("%s gets a classifier of four classes", async (name) => {
+  const base = await load(name);
+  const model = withFreshHead(base, { labels: ["a", "b", "c", "d"], seed: 3 });
+  const { feeds } = probe(model);
+  const { logits } = await runModel(model, feeds);
+  expect(logits?.shape).toEqual([1, 4]);
+  expect(model.labels).toEqual(["a", "b", "c", "d"]);
+  expect(model.config).toMatchObject({ num_labels: 4, id2label: { 0: "a", 3: "d" } });
+  expect(model.task).toBe(name.startsWith("bert") ? "sequence-classification" : "image-classification");
+  // All but the head is kept, and the head is what the weights say.
+  const paths = (of: typeof base) => sitesOf(probeOutputs(of)).map(({ path }) => path);
+  expect(paths(model)).toEqual(paths(base));
+  const head = sitesOf(probeOutputs(model)).findLast(({ isHead }) => isHead);
+  expect(head?.outFeatures).toBe(4);
+  expect(model.weights.get(`${head?.path}.weight`)).toBe(head?.weight);
+  expect(model.weights.get(`${head?.path}.bias`)).toBe(head?.bias);
+  // The seed decides the numbers.
+  const numbers = async (seed: number) =>
+    (await runModel(withFreshHead(base, { labels: 4, seed }), feeds)).logits as Tensor;
+  const [same, other] = [await numbers(3), await numbers(4)];
+  expect([...same.data]).toEqual([...(logits?.data ?? [])]);
+  expect([...other.data]).not.toEqual([...same.data]);
+});
+
+test("loadModel takes labels for an ONNX file", async () => {
+  const model = await loadModel(`${FOLDER}vit.onnx`, { task: "image-classification", labels: 7 });
+  expect(model.labels).toHaveLength(7);
+  expect(sitesOf(probeOutputs(model)).at(-1)?.outFeatures).toBe(7);
+});
+
+test("what has no head, no classes or adapters is refused", async () => {
+  const encoder = await load("t5-encoder");
+  expect(() => withFreshHead(encoder, { labels: 2 })).toThrow(/no classifier that can be replaced.*Mul/);
+  const vit = await load("vit");
+  expect(() => withFreshHead(vit, { labels: 0 })).toThrow(/0 classes/);
+  expect(() => withFreshHead(vit, { labels: ["a", "a"] })).toThrow(/each name once|2 classes/);
+});
