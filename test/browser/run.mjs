@@ -8,18 +8,20 @@ import { fileURLToPath, pathToFileURL } from "node:url";
 import { build } from "esbuild";
 import { chromium } from "playwright-core";
 import { ensureChromium } from "../../scripts/ensure-chromium.mjs";
+import { runExample } from "./example.mjs";
 import { serve } from "./serve.mjs";
 
 const root = fileURLToPath(new URL("../../", import.meta.url));
 const here = join(root, "test/browser");
 const SUITE_LIMIT_MS = 180_000;
+const EXAMPLE = "example";
 
 /** What a Chromium asks for by itself whatever its flags; refused like everything, but not the pages' doing. */
 const BROWSER_SERVICES = /^(https?:\/\/)?[a-z.-]+\.(googleapis|google|gstatic)\.com(:443)?(\/|$)/;
 
 const common = { bundle: true, format: "esm", target: "es2022", logLevel: "error", absWorkingDir: root };
 
-/** The pages and the worker, and the program that computes the reference in Node; both from the sources. */
+/** The pages and the worker, and the programs for Node that compute references and make files; all from the sources. */
 async function bundle() {
   const folder = join(root, "node_modules/.cache/tunesmith-browser");
   rmSync(folder, { recursive: true, force: true });
@@ -40,8 +42,9 @@ async function bundle() {
   });
   await build({
     ...common,
-    entryPoints: [join(here, "reference.ts")],
-    outfile: join(folder, "reference.mjs"),
+    entryPoints: [join(here, "reference.ts"), join(here, "example-files.ts")],
+    outdir: folder,
+    outExtension: { ".js": ".mjs" },
     platform: "node",
     conditions: ["source", "node", "import"],
     packages: "external",
@@ -125,6 +128,12 @@ async function runSuite(context, origin, name, reload, foreign) {
   return results;
 }
 
+/** The page of examples/browser, which brings its own server. */
+async function testExample(context, folder) {
+  const programs = await import(pathToFileURL(join(folder, "example-files.mjs")).href);
+  return runExample({ context, root, folder: join(folder, EXAMPLE), ...programs });
+}
+
 function print(suite, results) {
   for (const { name, status, milliseconds, message } of results) {
     const mark = { passed: "ok  ", failed: "FAIL", skipped: "skip" }[status];
@@ -168,8 +177,11 @@ export async function runBrowserTests(wanted = []) {
       return { suiteNames, reloadedSuiteNames };
     });
     await page.close();
-    for (const suite of wanted.length > 0 ? wanted : all) {
-      const results = await runSuite(context, server.origin, suite, reloaded.includes(suite), foreign);
+    for (const suite of wanted.length > 0 ? wanted : [...all, EXAMPLE]) {
+      const results =
+        suite === EXAMPLE
+          ? await testExample(context, folder)
+          : await runSuite(context, server.origin, suite, reloaded.includes(suite), foreign);
       print(suite, results);
       for (const { status } of results) counts[status]++;
     }
