@@ -89,6 +89,11 @@ TUNERS = {
     "oft-shared": ("OFTConfig", dict(oft_block_size=8, block_share=True)),
     "hra": ("HRAConfig", dict(r=4)),
     "hra-gs": ("HRAConfig", dict(r=3, apply_GS=True, init_weights=False)),
+    "ia3": ("IA3Config", dict(feedforward_modules=["down_proj"])),
+}
+# Arguments for gpt2, whose maps have biases and transposed weights, of tuners that do something else there.
+GPT2_TUNERS = {
+    "ia3": dict(target_modules=["c_attn", "mlp.c_proj"], feedforward_modules=["mlp.c_proj"]),
 }
 # Noise for tuners whose numbers must stay small (a series that converges, logarithms of variances).
 SMALL = {"oft": 0.02, "oft-exact": 0.1, "oft-shared": 0.02}
@@ -165,6 +170,9 @@ def expected_of(name, folder, generator):
 
 
 def config_of(name, case, options):
+    if case in TUNERS and name == "gpt2":
+        kind, own = TUNERS[case]
+        return getattr(peft, kind)(**{"task_type": "CAUSAL_LM", **own, **GPT2_TUNERS[case]})
     if case not in TUNERS:
         return LoraConfig(**{**COMMON, "target_modules": DEFAULT_TARGETS[name], "fan_in_fan_out": name == "gpt2",
                              **options})
@@ -204,6 +212,9 @@ def main():
         seed += 1
         if not wanted or f"llama-{case}" in wanted:
             table.append(make("llama", case, {}, seed))
+    for seed, case in enumerate(GPT2_TUNERS, 6000):
+        if not wanted or f"gpt2-{case}" in wanted:
+            table.append(make("gpt2", case, {}, seed))
     if not wanted:
         (FOLDER / "cases.json").write_text(json.dumps(table, indent=2) + "\n")
 

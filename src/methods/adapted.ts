@@ -15,7 +15,7 @@ import {
 } from "../models/index.js";
 import { rewrittenInputs } from "./activations.js";
 import type { Adapter, AdapterSite } from "./adapter.js";
-import { effectiveBiasDelta, effectiveWeight, valuesOf } from "./effective.js";
+import { effectiveBias, effectiveWeight, valuesOf } from "./effective.js";
 import { plainFields } from "./fields.js";
 import { combinedHooks, hooksOf } from "./hooks.js";
 import type { SiteCall } from "./method.js";
@@ -125,16 +125,17 @@ function adaptSite(
 ): Value {
   const isEmbedding = site.kind === "embedding";
   const at = (operand: Value | undefined) => operand && inputs[site.node.inputs.indexOf(operand)];
-  const map = siteMap(site, at(site.bias));
   let y = y0;
+  let bias = at(site.bias);
   let weight = () => asMatrix(site, at(site.weight) ?? site.weight);
   for (const pass of passes) {
     const { adapter } = pass;
     const own = adapter.sites.get(site.path);
     if (own) {
-      const below = weight;
-      y = adaptOnce(y, x, own, pass, below, map, training);
-      weight = () => effectiveWeight(below(), own, adapter);
+      const below = { weight, map: siteMap(site, bias) };
+      bias = effectiveBias(bias, own, adapter);
+      y = adaptOnce(y, x, own, pass, below, bias, training);
+      weight = () => effectiveWeight(below.weight(), own, adapter);
     }
     for (const rows of adapter.tokens) {
       if (rows.weightName !== site.weightName) continue;
@@ -150,8 +151,8 @@ function adaptOnce(
   x: Value,
   own: AdapterSite,
   { adapter, memory, losses }: Pass,
-  weight: () => Value,
-  map: SiteMap,
+  { weight, map }: { readonly weight: () => Value; readonly map: SiteMap },
+  bias: Value | undefined,
   training: boolean,
 ): Value {
   const { method, config } = adapter.adaptation;
@@ -171,13 +172,11 @@ function adaptOnce(
     addLoss: (term) => losses.push(term),
   };
   const direct = (own.shape.conv?.groups ?? 1) === 1 ? method.forward : undefined;
-  return ops.reshape(direct?.(call, config) ?? throughWeight(call, own, adapter), y.shape, [y]);
+  return ops.reshape(direct?.(call, config) ?? throughWeight(call, own, adapter, bias), y.shape, [y]);
 }
 
-/** The map with the changed weight: for methods that have no cheaper way. */
-function throughWeight(call: SiteCall, own: AdapterSite, adapter: Adapter): Value {
+/** The map with the changed weight and bias: for methods that have no cheaper way. */
+function throughWeight(call: SiteCall, own: AdapterSite, adapter: Adapter, bias: Value | undefined): Value {
   const product = call.apply(call.x, effectiveWeight(call.weight(), own, adapter));
-  const biased = call.bias ? ops.add(product, call.bias) : product;
-  const delta = effectiveBiasDelta(own, adapter);
-  return delta ? ops.add(biased, call.perFeature(delta)) : biased;
+  return bias ? ops.add(product, call.perFeature(bias)) : product;
 }

@@ -59,6 +59,6 @@ export function callMethod<Config extends SiteConfig>(
   };
   if (method.forward) return method.forward(call, config);
   const y = product(method.weight(weight, tensors, site, config));
-  const delta = method.biasDelta?.(tensors, site, config);
+  const delta = method.biasDelta?.(tensors, site, config, bias);
   return delta ? ops.add(y, delta) : y;
 }

@@ -2,6 +2,7 @@ import { loraMethod } from "./lowrank/lora.js";
 import { pveraMethod } from "./lowrank/pvera.js";
 import { veraMethod } from "./lowrank/vera.js";
 import type { Method, SiteConfig } from "./method.js";
+import { ia3Method } from "./multiplicative/ia3.js";
 import { boftMethod } from "./orthogonal/boft.js";
 import { hraMethod } from "./orthogonal/hra.js";
 import { oftMethod } from "./orthogonal/oft.js";
@@ -16,4 +17,5 @@ export const siteMethods = [
   oftMethod,
   hraMethod,
   rosaMethod,
+  ia3Method,
 ] as unknown as readonly Method<SiteConfig>[];

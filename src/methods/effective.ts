@@ -35,11 +35,17 @@ function weightDelta(weight: Value, site: AdapterSite, adapter: Adapter): Value 
   return ops.mul(ops.sub(changed, weight), adapter.gate.value);
 }
 
-/** What an adapter adds to a site's bias `[out]`, its strength applied; undefined for nothing. */
-export function effectiveBiasDelta(site: AdapterSite, adapter: Adapter): Value | undefined {
+/** A site's bias `[out]` with what an adapter adds to it, its strength applied; undefined for none. */
+export function effectiveBias(
+  bias: Value | undefined,
+  site: AdapterSite,
+  adapter: Pick<Adapter, "adaptation" | "gate" | "shared">,
+): Value | undefined {
   const { method, config } = adapter.adaptation;
-  const delta = method.biasDelta?.(valuesOf(site, adapter), site.shape, config);
-  return delta && ops.mul(delta, adapter.gate.value);
+  const delta = method.biasDelta?.(valuesOf(site, adapter), site.shape, config, bias);
+  if (!delta) return bias;
+  const added = ops.mul(delta, adapter.gate.value);
+  return bias ? ops.add(bias, added) : added;
 }
 
 /**
@@ -78,8 +84,7 @@ function siteChanges(
   let bias = stored ?? site.bias;
   for (const adapter of adapters) {
     const own = adapter.sites.get(site.path);
-    const delta = own && effectiveBiasDelta(own, adapter);
-    if (delta) bias = bias ? ops.add(bias, delta) : delta;
+    if (own) bias = effectiveBias(bias, own, adapter);
   }
   const changes = weightChange(site, adapters, saved.get(`${site.path}/weight`));
   if (bias && bias !== site.bias) changes.push(change(site.path, "bias", site.bias, bias));

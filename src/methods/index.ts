@@ -48,6 +48,7 @@ export type {
   TensorSpec,
   TensorValues,
 } from "./method.js";
+export { type Ia3Config, ia3, ia3Method } from "./multiplicative/ia3.js";
 export { type BoftConfig, boft, boftMethod, butterflyOrder } from "./orthogonal/boft.js";
 export { type HraConfig, hra, hraMethod } from "./orthogonal/hra.js";
 export { type OftConfig, oft, oftMethod } from "./orthogonal/oft.js";

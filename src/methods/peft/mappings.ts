@@ -4,6 +4,7 @@ import { siteConfigSchema } from "../config.js";
 import type { Method, SiteConfig } from "../method.js";
 import { loraMapping } from "./lora.js";
 import type { PeftMapping } from "./mapping.js";
+import { ia3Mapping } from "./multiplicative.js";
 import { boftMapping, hraMapping, oftMapping } from "./orthogonal.js";
 import { pveraMapping, veraMapping } from "./shared-projections.js";
 
@@ -15,6 +16,7 @@ const mappings = [
   boftMapping,
   oftMapping,
   hraMapping,
+  ia3Mapping,
 ] as unknown as readonly PeftMapping[];
 
 /** `peft_type` of adapters in our own format: PEFT's folder with our names, for methods PEFT does not have. */

@@ -1,0 +1,35 @@
+import { expect, test } from "vitest";
+import { siteMethods } from "./catalog.js";
+import type { SiteShape } from "./method.js";
+
+const linear = (outFeatures: number, inFeatures: number): SiteShape => ({
+  path: "model.layers.0.q_proj",
+  kind: "linear",
+  inFeatures,
+  outFeatures,
+  hasBias: true,
+});
+
+/** Trained numbers at a map of 48 outputs and 32 inputs: method, options, formula with its numbers. */
+const [out, inn] = [48, 32];
+type Case = readonly [string, Readonly<Record<string, unknown>>, number];
+const CASES: readonly Case[] = [
+  ["lora", { rank: 4 }, 4 * (inn + out)],
+  ["ia3", { feedforward: [] }, out],
+  ["ia3", { feedforward: ["q_proj"] }, inn],
+];
+
+test.each(CASES)("%s %j trains %i numbers", (name, options, expected) => {
+  const method = siteMethods.find((each) => each.name === name);
+  if (!method) throw new Error(`no method ${name}`);
+  const site = linear(out, inn);
+  const config = method.schema.parse(options);
+  const specs = [
+    ...Object.values(method.tensors(site, config)),
+    ...Object.values(method.shared?.([site], config) ?? {}),
+  ];
+  const counted = specs
+    .filter(({ trainable }) => trainable)
+    .reduce((sum, { shape }) => sum + shape.reduce((a, b) => a * b, 1), 0);
+  expect(counted).toBe(expected);
+});
