@@ -35,6 +35,7 @@ export { eliminateCommon } from "./passes/cse.js";
 export { decompose } from "./passes/decompose.js";
 export { type ExtractOptions, extract } from "./passes/extract.js";
 export { type FoldOptions, fold } from "./passes/fold.js";
+export { halfWeights } from "./passes/half-weights.js";
 export { type InFloat32Options, inFloat32, widenWeights } from "./passes/in-float32.js";
 export { bindInputs, type InlineOptions, inlineControlFlow } from "./passes/inline-control.js";
 export { lowerMarkers } from "./passes/lower-markers.js";

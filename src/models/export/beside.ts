@@ -57,13 +57,16 @@ async function writeTokenizer(
   if (!files.includes("tokenizer.json")) await put("tokenizer.json", jsonText(tokenizer.toJson()));
   const path = joinPath(folder, "tokenizer_config.json");
   const config = (await fileExists(path)) ? await readJson(path) : {};
-  const named = (id: number | undefined) => (id === undefined ? undefined : tokenizer.idToToken(id));
+  const named = (id: number | undefined, key: string) => {
+    const told = id ?? model.config[key];
+    return typeof told === "number" ? tokenizer.idToToken(told) : undefined;
+  };
   const added = {
     tokenizer_class: "PreTrainedTokenizerFast",
-    bos_token: named(tokenizer.bosId),
-    eos_token: named(tokenizer.eosId),
-    pad_token: named(tokenizer.padId),
-    unk_token: named(tokenizer.unkId),
+    bos_token: named(tokenizer.bosId, "bos_token_id"),
+    eos_token: named(tokenizer.eosId, "eos_token_id"),
+    pad_token: named(tokenizer.padId, "pad_token_id"),
+    unk_token: named(tokenizer.unkId, "unk_token_id"),
   };
   const given = Object.entries(added).filter(([key, value]) => value !== undefined && !(key in config));
   const template = tokenizer.chatTemplate === undefined ? {} : { chat_template: tokenizer.chatTemplate };
@@ -141,17 +144,18 @@ function configFor(model: Model, { layout, written }: BesideOptions): Json {
   const data = written
     .filter((path) => path.endsWith("_data"))
     .map((path) => basename(path).slice(0, -"_data".length));
-  const own = model.config["transformers.js_config"];
   const external = Object.fromEntries(data.map((name) => [name, 1]));
+  // In browsers it looks for 8 bits unless it is told otherwise.
+  const hasQuantized = written.some((path) => path.endsWith("_quantized.onnx"));
   const js = {
-    ...(typeof own === "object" ? own : {}),
+    ...(hasQuantized ? {} : { dtype: "fp32" }),
     ...(data.length > 0 ? { use_external_data_format: external } : {}),
   };
   const sizes = model.task === "causal-lm" ? cacheSizes(model) : {};
   return {
     ...sizes,
     ...model.config,
-    ...(Object.keys(js).length > 0 ? { "transformers.js_config": js } : {}),
+    "transformers.js_config": js,
   };
 }
 
