@@ -18,6 +18,8 @@ const OPTIONS: Readonly<Record<string, Readonly<Record<string, unknown>>>> = {
   pvera: { rank: 8 },
   vera: { rank: 8 },
   oft: { blockSize: 8 },
+  psoft: { rank: 4 },
+  goft: {},
   hra: { rank: 4, regularizer: 0.01 },
   rosa: { rank: 2, density: 0.05 },
   boft: { blockSize: 4, factors: 2 },

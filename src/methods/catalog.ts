@@ -4,8 +4,10 @@ import { veraMethod } from "./lowrank/vera.js";
 import type { Method, SiteConfig } from "./method.js";
 import { ia3Method } from "./multiplicative/ia3.js";
 import { boftMethod } from "./orthogonal/boft.js";
+import { goftMethod } from "./orthogonal/goft.js";
 import { hraMethod } from "./orthogonal/hra.js";
 import { oftMethod } from "./orthogonal/oft.js";
+import { psoftMethod } from "./orthogonal/psoft.js";
 import { rosaMethod } from "./sparse/rosa.js";
 
 /** Every method that reparametrises sites; a new one is its file and one line here. */
@@ -16,6 +18,8 @@ export const siteMethods = [
   boftMethod,
   oftMethod,
   hraMethod,
+  psoftMethod,
+  goftMethod,
   rosaMethod,
   ia3Method,
 ] as unknown as readonly Method<SiteConfig>[];

@@ -50,8 +50,10 @@ export type {
 } from "./method.js";
 export { type Ia3Config, ia3, ia3Method } from "./multiplicative/ia3.js";
 export { type BoftConfig, boft, boftMethod, butterflyOrder } from "./orthogonal/boft.js";
+export { type GoftConfig, goft, goftMethod, rotationTree } from "./orthogonal/goft.js";
 export { type HraConfig, hra, hraMethod } from "./orthogonal/hra.js";
 export { type OftConfig, oft, oftMethod } from "./orthogonal/oft.js";
+export { type PsoftConfig, psoft, psoftMethod } from "./orthogonal/psoft.js";
 export { type LoadAdapterOptions, loadPeft } from "./peft/load.js";
 export { savePeft } from "./peft/save.js";
 export {
