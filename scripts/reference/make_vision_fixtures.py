@@ -14,6 +14,8 @@ Writes fixtures/vision/NAME/ (seeded, eval mode, every tensor random; computed i
     loss []                           sum over outputs of mean((out - target)^2)
     grad.NAME                         its gradient by every parameter
     other.in.NAME, other.out.NAME     a second pass: images of another size, missing values
+  train.logits, train.NAME          of networks that end in state.pth: the pass by the statistics of the batch, and the
+                                    running means after it
 """
 
 import importlib.util
@@ -344,6 +346,10 @@ def make(name, seed):
         with torch.no_grad():
             expected.update({f"other.in.{key}": value for key, value in feeds.items()})
             expected.update({f"other.out.{key}": value for key, value in again(**exact(feeds)).items()})
+    if (folder / "state.pth").exists():
+        model.train()
+        expected["train.logits"] = run(**exact(inputs))["logits"]
+        expected.update({f"train.{key}": value for key, value in model.named_buffers() if key.endswith("mean")})
     save_file({key: narrow(value.detach()).contiguous().clone() for key, value in expected.items()},
               folder / "expected.safetensors")
     size = sum(path.stat().st_size for path in folder.iterdir())

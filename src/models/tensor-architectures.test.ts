@@ -1,7 +1,7 @@
 import { existsSync, readdirSync } from "node:fs";
 import { describe, expect, test } from "vitest";
 import { gradients } from "../autodiff/index.js";
-import { input, makeGraph, ops, rewriteValues, type Value } from "../graph/index.js";
+import { batchNormMode, input, makeGraph, ops, rewriteValues, type Value } from "../graph/index.js";
 import { evaluate } from "../runtime/index.js";
 import { maxAbsDiff, openSafetensors, readTensor, type Tensor } from "../tensor/index.js";
 import { loadModel } from "./load.js";
@@ -108,6 +108,26 @@ test.each(["vit", "tinytimemixer", "tinytimemixer-mixed"])(
       closeTo(outputs[key], value, key);
   },
 );
+
+test("batch normalisation by the batch, running means after it", async () => {
+  const model = await load("cifar-resnet");
+  const given = await section("cifar-resnet", "in.");
+  const inputs = tensorInputs(model, axesOf(model, given));
+  const evaluation = makeGraph(
+    "network",
+    Object.values(inputs.values),
+    Object.entries(resultsOf(model.build(inputs))),
+  );
+  const { graph, statistics } = batchNormMode(evaluation, "train");
+  const results = await evaluate(graph, given);
+  const { logits, ...means } = await section("cifar-resnet", "train.");
+  closeTo(results.logits, logits as Tensor, "logits");
+  expect(statistics.length).toBe(Object.keys(means).length);
+  for (const { mean, nextMean } of statistics) {
+    const name = String(mean.name);
+    closeTo(results[nextMean], means[name] as Tensor, name);
+  }
+});
 
 test("one tower of CLIP by itself", async () => {
   const given = await section("clip", "in.");
