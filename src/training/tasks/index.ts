@@ -9,6 +9,39 @@ export {
   type RankingOptions,
   triplet,
 } from "./embedding.js";
+export {
+  type ForecastData,
+  type ForecastOptions,
+  forecastData,
+  forecastSizes,
+  type SeriesBorders,
+  type SeriesScale,
+} from "./forecast.js";
+export { type MaskOptions, maskedIds } from "./masking.js";
+export {
+  type AudioOptions,
+  type Augmentation,
+  audioExamples,
+  audioReader,
+  augmented,
+  type ImageOptions,
+  imageExamples,
+  imageReader,
+} from "./media-examples.js";
+export { objectiveFor, type TaskData, type TaskOptions } from "./objective-for.js";
 export { type RegressionOptions, regression } from "./regression.js";
 export { type RewardOptions, reward } from "./reward.js";
+export {
+  classExamples,
+  exampleList,
+  labelSetExamples,
+  maskedExamples,
+  numberExamples,
+  preferenceExamples,
+  scoredPairExamples,
+  seq2seqExamples,
+  similarityExamples,
+  tagExamples,
+} from "./text-examples.js";
+export { type TextReader, textReader } from "./text-rows.js";
 export { answerSpan, IGNORED, tokenLabels } from "./tokens.js";
