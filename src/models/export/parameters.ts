@@ -6,8 +6,10 @@ import type { AnyModel, Outputs, Parameter } from "../types.js";
 /**
  * What becomes of adapters and unfrozen weights in a file:
  * - `merged`: constants, as they are now;
- * - `inputs`: inputs, which every run feeds (or an `.onnx_adapter` that the run names fills);
- * - `optional`: initialisers that a run may override; left alone they hold what the adapter holds now.
+ * - `inputs`: inputs like others, which every run feeds. The only way in onnxruntime-node and onnxruntime-web, which cannot
+ *   override initialisers;
+ * - `optional`: initialisers that a run may override, by `add_active_adapter` of ONNX Runtime for Python (C, C++, C#, Java) or by a
+ *   feed; left alone they hold what the adapter holds now.
  */
 export type AdapterWeights = "merged" | "inputs" | "optional";
 
