@@ -59,6 +59,7 @@ export {
 } from "./quantize.js";
 export { mainResult, resultsOf, rewriteOutputs, valuesIn } from "./rewrite.js";
 export { type SavedModel, type SaveModelOptions, saveModel } from "./save.js";
+export { type SequenceHeadOptions, sequenceHead } from "./sequence-head.js";
 export {
   type ConvShape,
   type Orientation,
