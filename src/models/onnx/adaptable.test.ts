@@ -1,13 +1,14 @@
 import { readdirSync, readFileSync } from "node:fs";
+import { mkdtemp } from "node:fs/promises";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
 import { describe, expect, test } from "vitest";
-import { gradients } from "../../autodiff/index.js";
-import { makeGraph, ops } from "../../graph/index.js";
-import { type Adapted, adapt, lora, merge } from "../../methods/index.js";
-import { evaluate } from "../../runtime/index.js";
+import { adaptedEverywhere, lossAndGradients } from "../../../test/support/adapting.js";
+import { loadOnnx, nodesOf } from "../../graph/index.js";
+import { adapt, lora, merge } from "../../methods/index.js";
 import { maxAbsDiff, type Tensor, tensor } from "../../tensor/index.js";
-import { inputsOf, parameterFeeds } from "../feeds.js";
-import { probe, probeOutputs, runModel } from "../probe.js";
-import { mainResult } from "../rewrite.js";
+import { exportOnnx } from "../index.js";
+import { probeOutputs, runModel } from "../probe.js";
 import { sitesOf } from "../sites.js";
 import type { TensorModel } from "../types.js";
 import { loadOnnxModel } from "./tensor-model.js";
@@ -34,37 +35,6 @@ function feedsOf(model: TensorModel, name: string): Record<string, Tensor> {
   );
 }
 
-const adaptedEverywhere = async (model: TensorModel): Promise<Adapted<TensorModel>> => {
-  const targets = sitesOf(probeOutputs(model)).flatMap(({ kind, path }) =>
-    kind === "embedding" ? [] : [path],
-  );
-  return adapt(model, lora({ rank: 2, init: "gaussian", targets }));
-};
-
-async function gradientNorms(model: TensorModel): Promise<number[]> {
-  const { inputs, feeds } = probe(model);
-  const output = mainResult(
-    model.build({ values: (inputs as { values: object }).values as never, training: true }),
-  );
-  const trained = [...model.parameters.values()].filter(({ trainable }) => trainable);
-  const loss = ops.reduceSum(ops.mul(output, output), undefined, false);
-  const found = gradients(
-    loss,
-    trained.map(({ value }) => value),
-  );
-  const norms = found.map((value, at): [string, typeof loss] => [
-    String(at),
-    value ? ops.reduceL2(value, undefined, false) : ops.scalar(0),
-  ]);
-  const graph = makeGraph("step", inputsOf(norms.map(([, value]) => value)), norms);
-  const read = Object.entries(feeds).filter(([name]) => graph.inputs.some((value) => value.name === name));
-  const results = await evaluate(graph, {
-    ...Object.fromEntries(read),
-    ...parameterFeeds(graph, model.parameters),
-  });
-  return Object.values(results).map(({ data }) => Number(data[0]));
-}
-
 describe.each(names)("%s", (name) => {
   test("computes what ONNX Runtime computes of the file", async () => {
     const model = await load(name);
@@ -89,11 +59,9 @@ describe.each(names)("%s", (name) => {
   test("gradients reach an adapter on every map, and it merges into the same function", async () => {
     const model = await load(name);
     const adapted = await adaptedEverywhere(model);
-    for (const { name: of, tensor: values } of adapted.parameters.values())
-      if (of.endsWith("lora_B")) (values.data as Float32Array).fill(0.02);
-    const norms = await gradientNorms(adapted);
-    expect(norms.length).toBeGreaterThan(1);
-    for (const norm of norms) expect(norm).toBeGreaterThan(0);
+    const { gradients } = await lossAndGradients(adapted);
+    expect(gradients.size).toBeGreaterThan(1);
+    for (const gradient of gradients.values()) expect(Math.hypot(...gradient)).toBeGreaterThan(0);
     if (name.endsWith("_dynamic")) {
       await expect(merge(adapted)).rejects.toThrow(/computed in integers/);
       return;
@@ -109,4 +77,53 @@ describe.each(names)("%s", (name) => {
     expect(maxAbsDiff(plain, apart)).toBeGreaterThan(1e-5);
     expect(maxAbsDiff(joined, apart)).toBeLessThan(1e-4);
   });
+
+  test("written and read again it is the same, with the same inputs, outputs and modules", async () => {
+    const model = await load(name);
+    const adapted = await adaptedEverywhere(model);
+    const written = name.endsWith("_dynamic") ? model : await merge(adapted);
+    const folder = await mkdtemp(join(tmpdir(), "tunesmith-adaptable-"));
+    const { path } = await exportOnnx(written, folder);
+    const again = await loadOnnxModel(path);
+    expect(again.inputs).toEqual(model.inputs);
+    const feeds = feedsOf(model, name);
+    const [before, after] = await Promise.all([written, again].map((each) => runModel(each, feeds)));
+    expect(Object.keys(after ?? {})).toEqual(Object.keys(before ?? {}));
+    const output = expected[name]?.output ?? "";
+    expect(maxAbsDiff(after?.[output] as Tensor, before?.[output] as Tensor)).toBeLessThan(1e-5);
+    const paths = (of: TensorModel) => sitesOf(probeOutputs(of)).map(({ path: at }) => at);
+    expect(paths(again)).toEqual(paths(written));
+    const file = await loadOnnx(path);
+    const operators = new Set(nodesOf(file.graph).map(({ op }) => op));
+    // What was one operator is one operator.
+    if (name === "bert") expect(operators).toContain("LayerNormalization");
+    if (name === "convnet_dynamic") expect(operators).toContain("ConvInteger");
+    if (name === "bert_dynamic") expect(operators).toContain("MatMulInteger");
+    await file.close();
+  });
+});
+
+test("norms are trained whole under stable paths, and merge", async () => {
+  const model = await load("anonymous");
+  const adapted = await adapt(
+    model,
+    lora({ rank: 1, targets: ["features.0.linear"], modulesToSave: ["features.1.norm"], bias: "adapted" }),
+  );
+  const names = [...adapted.parameters.keys()];
+  for (const name of ["features.1.norm.weight", "features.1.norm.bias", "features.0.linear.bias"])
+    expect(names).toContain(`default/${name}`);
+  for (const { name, tensor: values } of adapted.parameters.values())
+    if (/norm|lora_B|bias/.test(name))
+      (values.data as Float32Array).set(
+        Float32Array.from({ length: values.data.length }, (_, at) => Math.sin(at + 1)),
+      );
+  const merged = await merge(adapted);
+  const feeds = feedsOf(model, "anonymous");
+  const [plain, apart, joined] = (await Promise.all(
+    [model, adapted, merged].map(async (each) => (await runModel(each, feeds)).y),
+  )) as [Tensor, Tensor, Tensor];
+  expect(maxAbsDiff(plain, apart)).toBeGreaterThan(1e-3);
+  expect(maxAbsDiff(joined, apart)).toBeLessThan(1e-5);
+  // Names of the file are kept, so that what reads it by name still does.
+  expect([...merged.weights.keys()].sort()).toEqual([...model.weights.keys()].sort());
 });
