@@ -1,4 +1,9 @@
+import { kradapterMethod } from "./lowrank/kradapter.js";
+import { lohaMethod } from "./lowrank/loha.js";
+import { lokrMethod } from "./lowrank/lokr.js";
+import { lolduMethod } from "./lowrank/loldu.js";
 import { loraMethod } from "./lowrank/lora.js";
+import { lormaMethod } from "./lowrank/lorma.js";
 import { pveraMethod } from "./lowrank/pvera.js";
 import { veraMethod } from "./lowrank/vera.js";
 import type { Method, SiteConfig } from "./method.js";
@@ -15,6 +20,9 @@ export const siteMethods = [
   loraMethod,
   veraMethod,
   pveraMethod,
+  kradapterMethod,
+  lolduMethod,
+  lormaMethod,
   boftMethod,
   oftMethod,
   hraMethod,
@@ -22,4 +30,6 @@ export const siteMethods = [
   goftMethod,
   rosaMethod,
   ia3Method,
+  lohaMethod,
+  lokrMethod,
 ] as unknown as readonly Method<SiteConfig>[];

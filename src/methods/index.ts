@@ -27,7 +27,12 @@ export {
   type UnfrozenLm,
   unfreeze,
 } from "./full.js";
+export { type KradapterConfig, khatriRaoWidths, kradapter, kradapterMethod } from "./lowrank/kradapter.js";
+export { type LohaConfig, loha, lohaMethod } from "./lowrank/loha.js";
+export { kroneckerSizes, type LokrConfig, lokr, lokrMethod } from "./lowrank/lokr.js";
+export { type LolduConfig, loldu, lolduMethod } from "./lowrank/loldu.js";
 export { type LoraConfig, lora, loraMethod } from "./lowrank/lora.js";
+export { type LormaConfig, lorma, lormaMethod } from "./lowrank/lorma.js";
 export { type PveraConfig, pvera, pveraMethod } from "./lowrank/pvera.js";
 export { type VeraConfig, vera, veraMethod } from "./lowrank/vera.js";
 export type { TensorChangeNorm } from "./measure.js";
