@@ -90,6 +90,10 @@ TUNERS = {
     "hra": ("HRAConfig", dict(r=4)),
     "hra-gs": ("HRAConfig", dict(r=3, apply_GS=True, init_weights=False)),
     "ia3": ("IA3Config", dict(feedforward_modules=["down_proj"])),
+    "loha": ("LoHaConfig", dict(r=3, alpha=6, rank_pattern={"down_proj": 2}, alpha_pattern={"q_proj": 5})),
+    "lokr": ("LoKrConfig", dict(r=2, alpha=6)),
+    "lokr-both": ("LoKrConfig", dict(r=1, alpha=3, decompose_both=True, decompose_factor=4)),
+    "lokr-whole": ("LoKrConfig", dict(r=8, alpha=8)),
 }
 # Arguments for gpt2, whose maps have biases and transposed weights, of tuners that do something else there.
 GPT2_TUNERS = {

@@ -1,4 +1,4 @@
-"""LoRA folders written by PEFT for networks of fixtures/vision, and what PEFT computes with them.
+"""Adapter folders written by PEFT for networks of fixtures/vision, and what PEFT computes with them.
 
     (environment: see make_vision_fixtures.py)
     .cache/reference/bin/python scripts/reference/make_vision_peft_fixtures.py [CASE ...]
@@ -15,8 +15,9 @@ from pathlib import Path
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
+import peft
 import torch
-from peft import LoraConfig, PeftModel, get_peft_model
+from peft import PeftModel, get_peft_model
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForImageClassification
 
@@ -33,6 +34,15 @@ CASES = {
     "resnet-strided": ("resnet", dict(target_modules=r".*(embedder|shortcut)\.convolution", modules_to_save=["classifier"])),
     "mobilenet": ("mobilenet-dilated", dict(target_modules=r".*(expand|reduce)_1x1\.convolution")),
     "mobilenet-depthwise": ("mobilenet-dilated", dict(target_modules=["conv_stem.conv_3x3.convolution"], r=4)),
+    "resnet-ia3": ("resnet-basic", dict(kind="IA3Config", target_modules=["convolution", "classifier.1"],
+                                        feedforward_modules=r".*layer\.1\.convolution")),
+    "resnet-loha": ("resnet-basic", dict(kind="LoHaConfig", r=2, target_modules=["convolution"])),
+    "resnet-loha-taps": ("resnet-basic", dict(kind="LoHaConfig", r=3, alpha=30, use_effective_conv2d=True,
+                                              target_modules=["convolution"])),
+    "resnet-lokr": ("resnet", dict(kind="LoKrConfig", r=1, target_modules=["convolution"])),
+    "resnet-lokr-taps": ("resnet-basic", dict(kind="LoKrConfig", r=1, use_effective_conv2d=True, decompose_both=True,
+                                              target_modules=["convolution"])),
+    "resnet-lokr-whole": ("resnet-basic", dict(kind="LoKrConfig", r=30, alpha=30, target_modules=["convolution"])),
 }
 OLDER = [("vit.layers.", "vit.encoder.layer."), ("attention.q_proj", "attention.attention.query"),
          ("mlp.fc1", "intermediate.dense")]
@@ -49,6 +59,11 @@ def older(text):
     return text
 
 
+def config_of(kind="LoraConfig", **options):
+    defaults = {"r": 4, "lora_alpha": 6} if kind == "LoraConfig" else {}
+    return getattr(peft, kind)(**{**defaults, **options})
+
+
 def file_names(model, name):
     stored = load_file(f"fixtures/vision/{name}/model.safetensors")
     return {key: key if key in stored else next(
@@ -60,7 +75,7 @@ def make(case, seed):
     name, options = CASES[case]
     torch.manual_seed(seed)
     generator = torch.Generator().manual_seed(seed)
-    model = get_peft_model(base_of(name), LoraConfig(**{"r": 4, "lora_alpha": 6, **options})).eval()
+    model = get_peft_model(base_of(name), config_of(**options)).eval()
     with torch.no_grad():
         for key, parameter in model.named_parameters():
             if parameter.requires_grad:

@@ -57,7 +57,8 @@ export function callMethod<Config extends SiteConfig>(
     addLoss: map.addLoss ?? (() => {}),
     pass: new Map(),
   };
-  if (method.forward) return method.forward(call, config);
+  const direct = method.forward?.(call, config);
+  if (direct) return direct;
   const y = product(method.weight(weight, tensors, site, config));
   const delta = method.biasDelta?.(tensors, site, config, bias);
   return delta ? ops.add(y, delta) : y;

@@ -17,12 +17,16 @@ import { probeLogits, randomise, relativeDifference } from "./testing/fixtures.j
 const OPTIONS: Readonly<Record<string, Readonly<Record<string, unknown>>>> = {
   pvera: { rank: 8 },
   vera: { rank: 8 },
+  uora: { rank: 8 },
+  hydra: { branchBias: true },
   oft: { blockSize: 8 },
   psoft: { rank: 4 },
   goft: {},
   hra: { rank: 4, regularizer: 0.01 },
   rosa: { rank: 2, density: 0.05 },
   boft: { blockSize: 4, factors: 2 },
+  loha: { rank: 2 },
+  lokr: { rank: 1 },
 };
 
 const PLAN = { batchSize: 2, lengths: [8], padId: 0 };

@@ -1,3 +1,4 @@
+import { hydraMethod } from "./lowrank/hydra.js";
 import { kradapterMethod } from "./lowrank/kradapter.js";
 import { lohaMethod } from "./lowrank/loha.js";
 import { lokrMethod } from "./lowrank/lokr.js";
@@ -5,6 +6,7 @@ import { lolduMethod } from "./lowrank/loldu.js";
 import { loraMethod } from "./lowrank/lora.js";
 import { lormaMethod } from "./lowrank/lorma.js";
 import { pveraMethod } from "./lowrank/pvera.js";
+import { uoraMethod } from "./lowrank/uora.js";
 import { veraMethod } from "./lowrank/vera.js";
 import type { Method, SiteConfig } from "./method.js";
 import { ia3Method } from "./multiplicative/ia3.js";
@@ -20,6 +22,8 @@ export const siteMethods = [
   loraMethod,
   veraMethod,
   pveraMethod,
+  hydraMethod,
+  uoraMethod,
   kradapterMethod,
   lolduMethod,
   lormaMethod,

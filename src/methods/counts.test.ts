@@ -17,6 +17,11 @@ const CASES: readonly Case[] = [
   ["lora", { rank: 4 }, 4 * (inn + out)],
   ["ia3", { feedforward: [] }, out],
   ["ia3", { feedforward: ["q_proj"] }, inn],
+  ["loha", { rank: 4 }, 2 * 4 * (inn + out)],
+  // 48 = 6 · 8, 32 = 4 · 8
+  ["lokr", { rank: 2 }, 6 * 4 + 2 * (8 + 8)],
+  ["lokr", { rank: 4 }, 6 * 4 + 8 * 8],
+  ["lokr", { rank: 2, decomposeBoth: true }, 2 * (6 + 4) + 2 * (8 + 8)],
 ];
 
 test.each(CASES)("%s %j trains %i numbers", (name, options, expected) => {

@@ -27,6 +27,8 @@ export {
   type UnfrozenLm,
   unfreeze,
 } from "./full.js";
+export { type HydraConfig, hydra, hydraMethod } from "./lowrank/hydra.js";
+export { type UoraConfig, uora, uoraMethod } from "./lowrank/uora.js";
 export { type KradapterConfig, khatriRaoWidths, kradapter, kradapterMethod } from "./lowrank/kradapter.js";
 export { type LohaConfig, loha, lohaMethod } from "./lowrank/loha.js";
 export { kroneckerSizes, type LokrConfig, lokr, lokrMethod } from "./lowrank/lokr.js";

@@ -188,9 +188,10 @@ export interface Method<Config extends SiteConfig> {
   biasDelta?(tensors: TensorValues, site: SiteShape, config: Config, bias?: Value): Value | undefined;
   /**
    * The map's output with the adapter, shaped as `y`: `y` plus `gate` times what the adapter adds to it. Not used for
-   * convolutions in groups, whose features do not mix. Default: the map with the changed weight.
+   * convolutions in groups, whose features do not mix. Default, and where it gives undefined: the map with the changed
+   * weight.
    */
-  forward?(call: SiteCall, config: Config): Value;
+  forward?(call: SiteCall, config: Config): Value | undefined;
   /** Scalar added to the loss of every update: a regulariser over the tensors of all sites. */
   penalty?(sites: readonly SiteTensors[], config: Config): Value | undefined;
   /** What it does between the steps of a run. */

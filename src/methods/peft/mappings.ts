@@ -3,6 +3,7 @@ import { siteMethods } from "../catalog.js";
 import { siteConfigSchema } from "../config.js";
 import type { Method, SiteConfig } from "../method.js";
 import { loraMapping } from "./lora.js";
+import { lohaMapping, lokrMapping } from "./lycoris.js";
 import type { PeftMapping } from "./mapping.js";
 import { ia3Mapping } from "./multiplicative.js";
 import { boftMapping, hraMapping, oftMapping } from "./orthogonal.js";
@@ -17,6 +18,8 @@ const mappings = [
   oftMapping,
   hraMapping,
   ia3Mapping,
+  lohaMapping,
+  lokrMapping,
 ] as unknown as readonly PeftMapping[];
 
 /** `peft_type` of adapters in our own format: PEFT's folder with our names, for methods PEFT does not have. */
