@@ -7,6 +7,7 @@ import { afterAll, beforeAll, beforeEach, describe, expect, test, vi } from "vit
 import { memoryLocks, memoryStorage } from "../../test/support/memory-opfs.js";
 import { TunesmithError } from "../errors/index.js";
 import * as browser from "./browser.js";
+import { fileError } from "./file-error.js";
 import * as node from "./node.js";
 import * as posix from "./path.js";
 import type { Io } from "./types.js";
@@ -165,6 +166,13 @@ describe.each(Object.entries(sides))("%s", (_side, io) => {
     expect(await codeOf(blob.read(2, 2))).toBe("file-corrupt");
     expect(io.cpuCount()).toBeGreaterThan(0);
   });
+});
+
+test("the quota of a browser is told from a disk without permission", async () => {
+  const failed = (name: string) =>
+    codeOf(Promise.reject(new DOMException("refused", name)).catch(fileError("/x", "write")));
+  expect(await failed("QuotaExceededError")).toBe("storage-full");
+  expect(await failed("NotAllowedError")).toBe("file-write-failed");
 });
 
 test("node: a full disk is reported as such", async () => {

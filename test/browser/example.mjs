@@ -7,7 +7,7 @@ import { unzipSync } from "fflate";
 import { build, preview } from "vite";
 
 const WAIT = { timeout: 120_000 };
-const STEPS = 12;
+const STEPS = 10;
 
 /** Builds the page over the sources of the library, and serves it; `asked` fills with every request that arrives. */
 async function openServer(root, outDir) {
@@ -96,6 +96,14 @@ async function waitForStatus(page, pattern) {
   return textContent;
 }
 
+function inTime(promise, what) {
+  let timer;
+  const limit = new Promise((_, reject) => {
+    timer = setTimeout(() => reject(new Error(`${what} did not come in time`)), WAIT.timeout);
+  });
+  return Promise.race([promise, limit]).finally(() => clearTimeout(timer));
+}
+
 /** Trains to the end; the hash of the adapter. */
 async function trained(page) {
   await page.click("#train");
@@ -125,8 +133,13 @@ function tests({ context, server, files, folder, checkResult, outDir }) {
     whole = await trained(page);
     const [first, last] = [losses(await said(page))[0], losses(await said(page)).at(-1)];
     assert(last < first, `the loss went from ${first} to ${last}`);
+    await page.fill("#sample [name=tokens]", "8");
     await page.click("#sample button");
-    await page.waitForFunction(() => document.querySelector("#after").textContent.length > 20, null, WAIT);
+    await page.waitForFunction(
+      () => document.querySelector("#after").textContent.length > "after: The ".length,
+      null,
+      WAIT,
+    );
     await save(page, "#adapter", join(folder, "adapter.zip"));
     await save(page, "#merged", join(folder, "merged.onnx"));
     await page.close();
@@ -150,11 +163,18 @@ function tests({ context, server, files, folder, checkResult, outDir }) {
   const cutOff = async () => {
     const { page, protocol } = await open();
     await settings(page, run("cut"));
-    await page.click("#train");
-    await waitForStatus(page, /^step [7-9] /);
-    // Stands still in the middle of its run, and holds its lock, until the tab is closed.
     await protocol.send("Debugger.enable");
-    await protocol.send("Debugger.pause");
+    const paused = new Promise((resolve) => protocol.once("Debugger.paused", resolve));
+    // The page stands still after its seventh step, and holds its lock, until the tab is closed.
+    await page.evaluate(() => {
+      const status = document.querySelector("#status");
+      new MutationObserver(() => {
+        // biome-ignore lint/suspicious/noDebugger: it is what stops the page
+        if (status.textContent.startsWith("step 7 ")) debugger;
+      }).observe(status, { childList: true });
+    });
+    await page.click("#train");
+    await inTime(paused, "the seventh step");
     const { page: second } = await open();
     await second.click("#train");
     await second.waitForSelector("#status[data-code=in-use]", WAIT);

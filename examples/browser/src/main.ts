@@ -120,9 +120,10 @@ element("button", "merged").addEventListener("click", () =>
 );
 element("form", "sample").addEventListener("submit", (event) => {
   event.preventDefault();
-  const prompt = String(new FormData(event.target as HTMLFormElement).get("prompt"));
+  const fields = new FormData(event.target as HTMLFormElement);
+  const [prompt, tokens] = [String(fields.get("prompt")), Number(fields.get("tokens"))];
   return reported(async () => {
-    const [before, after] = await beforeAndAfter(trained(), prompt);
+    const [before, after] = await beforeAndAfter(trained(), prompt, tokens);
     element("pre", "before").textContent = `before: ${prompt}${before}`;
     element("pre", "after").textContent = `after: ${prompt}${after}`;
   });

@@ -107,8 +107,12 @@ export async function mergedOnnx(model: Adapted): Promise<Blob> {
 }
 
 /** What the model writes without its adapter, and with it. */
-export async function beforeAndAfter(model: Adapted, prompt: string): Promise<[string, string]> {
-  const options = { maxTokens: 40, temperature: 0.7, topP: 0.9, seed: 1 };
+export async function beforeAndAfter(
+  model: Adapted,
+  prompt: string,
+  maxTokens: number,
+): Promise<[string, string]> {
+  const options = { maxTokens, temperature: 0.7, topP: 0.9, seed: 1 };
   const write = async (from: Adapted) => {
     if (from.task !== "causal-lm") throw new Error("only language models write");
     const generator = await createGenerator(from, session);
