@@ -28,7 +28,6 @@ export {
   unfreeze,
 } from "./full.js";
 export { type HydraConfig, hydra, hydraMethod } from "./lowrank/hydra.js";
-export { type UoraConfig, uora, uoraMethod } from "./lowrank/uora.js";
 export { type KradapterConfig, khatriRaoWidths, kradapter, kradapterMethod } from "./lowrank/kradapter.js";
 export { type LohaConfig, loha, lohaMethod } from "./lowrank/loha.js";
 export { kroneckerSizes, type LokrConfig, lokr, lokrMethod } from "./lowrank/lokr.js";
@@ -36,6 +35,7 @@ export { type LolduConfig, loldu, lolduMethod } from "./lowrank/loldu.js";
 export { type LoraConfig, lora, loraMethod } from "./lowrank/lora.js";
 export { type LormaConfig, lorma, lormaMethod } from "./lowrank/lorma.js";
 export { type PveraConfig, pvera, pveraMethod } from "./lowrank/pvera.js";
+export { type UoraConfig, uora, uoraMethod } from "./lowrank/uora.js";
 export { type VeraConfig, vera, veraMethod } from "./lowrank/vera.js";
 export type { TensorChangeNorm } from "./measure.js";
 export { type MergeOptions, merge } from "./merge.js";

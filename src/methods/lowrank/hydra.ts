@@ -4,7 +4,12 @@ import { parseConfig, siteConfigSchema } from "../config.js";
 import type { Adaptation, InitContext, Method, SiteShape, TensorSpec, TensorValues } from "../method.js";
 
 const schema = siteConfigSchema.extend({
-  parallelRank: z.number().int().min(0).default(2).describe("rank of the branch that sees the input; 0: none"),
+  parallelRank: z
+    .number()
+    .int()
+    .min(0)
+    .default(2)
+    .describe("rank of the branch that sees the input; 0: none"),
   sequentialRank: z.number().int().min(0).default(2).describe("rank of the branch that sees W·x; 0: none"),
   scale: z.number().positive().default(1).describe("factor s of both branches"),
   branchBias: z.boolean().default(false).describe("biases in the branches"),

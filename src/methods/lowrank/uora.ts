@@ -10,7 +10,12 @@ const schema = siteConfigSchema.extend({
   rank: z.number().int().positive().default(64).describe("rows r of the frozen projections"),
   dInitial: z.number().positive().default(0.1).describe("start of the scaling vector d"),
   every: z.number().int().positive().default(200).describe("updates between two re-drawings"),
-  fraction: z.number().min(0).max(1).default(0.25).describe("share of the rows re-drawn: those of smallest |d|"),
+  fraction: z
+    .number()
+    .min(0)
+    .max(1)
+    .default(0.25)
+    .describe("share of the rows re-drawn: those of smallest |d|"),
   blend: z.number().min(0).max(1).default(0.5).describe("how much of a fresh row replaces the old one"),
   until: z.number().min(0).max(1).default(0.8).describe("share of the run after which nothing is re-drawn"),
   onReinit: z.enum(["keep", "zero"]).default("keep").describe("what happens to d of a re-drawn row"),
@@ -80,11 +85,23 @@ function redraw({ config, sites }: HookContext<UoraConfig>): TrainingHooks {
         for (const row of idle) {
           const { inFeatures, outFeatures, path } = site.shape;
           const random = (n: number, part: string) =>
-            rng(step, "uora", path, row, part).fillUniform(new Float32Array(n)).map((value) => 2 * value - 1);
+            rng(step, "uora", path, row, part)
+              .fillUniform(new Float32Array(n))
+              .map((value) => 2 * value - 1);
           const a = { data: numbers(site, "uora_A"), start: row * inFeatures, stride: 1, count: inFeatures };
           const b = { data: numbers(site, "uora_B"), start: row, stride: rank, count: outFeatures };
-          blendIn(a, others(rank, row, (k) => k * inFeatures), random(inFeatures, "A"), config.blend);
-          blendIn(b, others(rank, row, (k) => k), random(outFeatures, "B"), config.blend);
+          blendIn(
+            a,
+            others(rank, row, (k) => k * inFeatures),
+            random(inFeatures, "A"),
+            config.blend,
+          );
+          blendIn(
+            b,
+            others(rank, row, (k) => k),
+            random(outFeatures, "B"),
+            config.blend,
+          );
           if (config.onReinit === "zero") d[row] = 0;
         }
       }
