@@ -21,3 +21,13 @@ export {
   simpoOptions,
 } from "./preference-losses.js";
 export { type ReferenceOptions, type RowScorer, rowScorer, withReference } from "./reference.js";
+export {
+  describeObjective,
+  type ObjectiveContext,
+  type ObjectiveEntry,
+  objectiveForLayout,
+  objectiveNamed,
+  objectiveNames,
+  type PreparedObjective,
+  prepareObjective,
+} from "./registry.js";

@@ -169,3 +169,21 @@ function windows(
     },
   };
 }
+
+/** The last steps of a series as a model reads them, and the way back to its own units. */
+export function forecastWindow(model: TensorModel, series: Series, scale?: SeriesScale) {
+  const { context } = forecastSizes(model);
+  const [steps, channels] = series.values.shape as readonly [number, number];
+  if (steps < context) {
+    throw new TunesmithError("data-invalid", `a series of ${steps} steps; the model reads ${context}`, {
+      fix: "give a longer series",
+    });
+  }
+  const used = scale ?? scaleOf(series.values, steps);
+  const values = scaled(series.values, used);
+  return {
+    past: tensor("float32", [context, channels], values.slice((steps - context) * channels)),
+    unscale: (value: number, channel: number) =>
+      value * (used.std[channel] as number) + (used.mean[channel] as number),
+  };
+}

@@ -28,7 +28,8 @@ export {
   imageExamples,
   imageReader,
 } from "./media-examples.js";
-export { objectiveFor, type TaskData, type TaskOptions } from "./objective-for.js";
+export { objectiveFor, type TaskData, type TaskOptions, textLength } from "./objective-for.js";
+export { forecast, outputsOf, type Prediction, type PredictOptions, predict } from "./predict.js";
 export { type RegressionOptions, regression } from "./regression.js";
 export { type RewardOptions, reward } from "./reward.js";
 export {
