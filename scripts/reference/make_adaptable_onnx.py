@@ -6,6 +6,7 @@ Usage: python scripts/reference/make_adaptable_onnx.py   (torch, transformers, o
 """
 
 import json
+import tempfile
 from pathlib import Path
 
 import numpy as np
@@ -78,9 +79,26 @@ def quantised_models():
         FOLDER / "convnet.onnx", FOLDER / "convnet_dynamic.onnx", weight_type=QuantType.QUInt8,
         op_types_to_quantize=["Conv", "MatMul"],
     )
-    quantizer = MatMulNBitsQuantizer(onnx.load(FOLDER / "bert.onnx"), block_size=32, is_symmetric=False)
+    four_bits(FOLDER / "bert.onnx", FOLDER / "bert_q4.onnx")
+
+
+def four_bits(source, target):
+    quantizer = MatMulNBitsQuantizer(onnx.load(source), block_size=32, is_symmetric=False)
     quantizer.process()
-    quantizer.model.save_model_to_file(str(FOLDER / "bert_q4.onnx"))
+    quantizer.model.save_model_to_file(str(target))
+
+
+def language_model():
+    """fixtures/adaptable/lm: a causal language model with 4-bit products."""
+    ids = torch.randint(0, 60, (2, 7))
+    text = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
+    config = tf.LlamaConfig(vocab_size=64, num_key_value_heads=2, max_position_embeddings=32, **SIZE)
+    call = lambda m, i, a: m(input_ids=i, attention_mask=a, use_cache=False).logits
+    axes = {name: {0: "batch_size", 1: "sequence_length"} for name in (*text, "logits")}
+    (FOLDER / "lm").mkdir(exist_ok=True)
+    with tempfile.TemporaryDirectory() as folder:
+        export(Path(folder) / "llama.onnx", tf.LlamaForCausalLM(config), call, text, "logits", axes)
+        four_bits(Path(folder) / "llama.onnx", FOLDER / "lm" / "llama_q4.onnx")
 
 
 def weights(shapes, seed=0):
@@ -184,6 +202,7 @@ def main():
     named_by_others()
     float_models()
     quantised_models()
+    language_model()
     expectations()
 
 

@@ -1,19 +1,9 @@
 import { fileExists, joinPath } from "#io";
 import { TunesmithError } from "../errors/index.js";
-import {
-  bindInputs,
-  type Graph,
-  inFloat32,
-  loadOnnx,
-  nodesOf,
-  prune,
-  reach,
-  type Value,
-  widenWeights,
-} from "../graph/index.js";
-import { tensor } from "../tensor/index.js";
+import { type Graph, inFloat32, loadOnnx, nodesOf, reach, type Value, widenWeights } from "../graph/index.js";
 import { readJson } from "./checkpoint.js";
 import { buildOnnx, type OnnxSource } from "./onnx/build.js";
+import { withoutCacheBranch } from "./onnx/cache-branch.js";
 import { exposeLinearMaps } from "./onnx/linear-maps.js";
 import { readSignature, SEGMENT_MASK, unsupported } from "./onnx/signature.js";
 import { homeOf } from "./onnx/tensor-model.js";
@@ -83,17 +73,6 @@ export async function loadOnnxLm(path: string): Promise<CausalLm> {
   };
 }
 
-/**
- * Optimum's "merged" decoders hold two models, with and without a cache, and an input that says which one runs. The one
- * without is for whole sequences; what it makes needs no cache inputs.
- */
-function withoutCacheBranch(graph: Graph): Graph {
-  const flag = graph.inputs.find(({ name }) => name === "use_cache_branch");
-  if (!flag) return graph;
-  const shape = flag.shape.map(() => 1);
-  return prune(bindInputs(graph, { use_cache_branch: tensor(flag.dtype, shape, [0]) }));
-}
-
 /** A file in half precision is trained in float32. */
 async function single(graph: Graph): Promise<Graph> {
   const halves = reach(graph.outputs.values()).values.some(
@@ -149,13 +128,14 @@ const readsOnly = (value: Value, input: Value): boolean => {
   return inputs.length === 1 && inputs[0] === input;
 };
 
-/** Named floating-point tensors that the forward pass reads. */
+/** Named floating-point tensors that the forward pass reads, and the codes of quantised weights. */
 function weightsOf(probe: LmOutputs, { path, graph }: OnnxSource): Weights {
   const weights = new Map<string, Value>();
+  const codes = new Set(sitesOf(probe).map(({ stored }) => stored?.codes));
   for (const value of reach([probe.logits, ...probe.present.flatMap(({ key, value: v }) => [key, v])])
     .values) {
     const isWeight = value.source.kind === "constant" && value.shape.length > 0 && value.name !== undefined;
-    if (!isWeight || !/^(b?float)/.test(value.dtype)) continue;
+    if (!isWeight || !(/^(b?float)/.test(value.dtype) || codes.has(value))) continue;
     if (weights.has(String(value.name))) {
       throw new TunesmithError("name-conflict", `${path}: two weights are called '${value.name}'`, {
         fix: "give initialisers different names",

@@ -18,6 +18,7 @@ import { tensorInputs } from "../probe.js";
 import { siteOf, sitesOf } from "../sites.js";
 import { tokenizerIn } from "../tokenizer-files.js";
 import type { InputSpec, Task, TensorInputs, TensorModel, TensorOutputs, Weights } from "../types.js";
+import { withoutCacheBranch } from "./cache-branch.js";
 import { residualPoints } from "./cut-points.js";
 import { exposeLinearMaps } from "./linear-maps.js";
 import { taskOfOnnx } from "./task.js";
@@ -60,7 +61,8 @@ export async function homeOf(path: string): Promise<string> {
  */
 export async function loadOnnxModel(path: string, wanted?: Task): Promise<TensorModel> {
   const loaded = await loadOnnx(path);
-  const plain = inlineControlFlow(inFloat32(loaded.graph, { interface: "float32" }));
+  const single = inFloat32(withoutCacheBranch(loaded.graph), { interface: "float32" });
+  const plain = inlineControlFlow(single);
   const source: OnnxTensorSource = { path, graph: exposeLinearMaps(plain) };
   const home = await homeOf(path);
   const configPath = joinPath(home, "config.json");
