@@ -18,6 +18,7 @@ const OPTIONS: Readonly<Record<string, Readonly<Record<string, unknown>>>> = {
   pvera: { rank: 8 },
   vera: { rank: 8 },
   uora: { rank: 8 },
+  "dora-dynamic": { rank: 2 },
   hydra: { branchBias: true },
   oft: { blockSize: 8 },
   psoft: { rank: 4 },

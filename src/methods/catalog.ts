@@ -1,3 +1,5 @@
+import { adaloraMethod } from "./lowrank/adalora.js";
+import { dynamicDoraMethod } from "./lowrank/dora-dynamic.js";
 import { hydraMethod } from "./lowrank/hydra.js";
 import { kradapterMethod } from "./lowrank/kradapter.js";
 import { lohaMethod } from "./lowrank/loha.js";
@@ -15,6 +17,7 @@ import { goftMethod } from "./orthogonal/goft.js";
 import { hraMethod } from "./orthogonal/hra.js";
 import { oftMethod } from "./orthogonal/oft.js";
 import { psoftMethod } from "./orthogonal/psoft.js";
+import { sodaMethod } from "./orthogonal/soda.js";
 import { rosaMethod } from "./sparse/rosa.js";
 
 /** Every method that reparametrises sites; a new one is its file and one line here. */
@@ -22,6 +25,7 @@ export const siteMethods = [
   loraMethod,
   veraMethod,
   pveraMethod,
+  dynamicDoraMethod,
   hydraMethod,
   uoraMethod,
   kradapterMethod,
@@ -32,8 +36,10 @@ export const siteMethods = [
   hraMethod,
   psoftMethod,
   goftMethod,
+  sodaMethod,
   rosaMethod,
   ia3Method,
   lohaMethod,
   lokrMethod,
+  adaloraMethod,
 ] as unknown as readonly Method<SiteConfig>[];

@@ -27,6 +27,8 @@ export {
   type UnfrozenLm,
   unfreeze,
 } from "./full.js";
+export { type AdaloraConfig, adalora, adaloraMethod } from "./lowrank/adalora.js";
+export { type DynamicDoraConfig, dynamicDora, dynamicDoraMethod } from "./lowrank/dora-dynamic.js";
 export { type HydraConfig, hydra, hydraMethod } from "./lowrank/hydra.js";
 export { type KradapterConfig, khatriRaoWidths, kradapter, kradapterMethod } from "./lowrank/kradapter.js";
 export { type LohaConfig, loha, lohaMethod } from "./lowrank/loha.js";
@@ -61,6 +63,8 @@ export { type GoftConfig, goft, goftMethod, rotationTree } from "./orthogonal/go
 export { type HraConfig, hra, hraMethod } from "./orthogonal/hra.js";
 export { type OftConfig, oft, oftMethod } from "./orthogonal/oft.js";
 export { type PsoftConfig, psoft, psoftMethod } from "./orthogonal/psoft.js";
+export { evenFactors, type SodaConfig, soda, sodaMethod } from "./orthogonal/soda.js";
+export { type StiefelOptions, type StiefelState, stiefelState, stiefelStep } from "./orthogonal/stiefel.js";
 export { type LoadAdapterOptions, loadPeft } from "./peft/load.js";
 export { savePeft } from "./peft/save.js";
 export {
