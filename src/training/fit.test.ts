@@ -1,4 +1,4 @@
-import { mkdtempSync } from "node:fs";
+import { mkdtempSync, readdirSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { describe, expect, test } from "vitest";
@@ -113,4 +113,13 @@ test("Fast Forward without validation data is refused", async () => {
   const objective = nextToken(lm, { train: packs, batchSize: 4, lengths: [8], padId: 0 });
   const options = { steps: 1, optimizer: adamw({ lr: 1e-2 }), fastForward: {} };
   await expect(fit(objective, options)).rejects.toMatchObject({ code: "config-invalid" });
+});
+
+test("a run folder belongs to one run at a time, and is free again afterwards", async () => {
+  const runDir = mkdtempSync(join(tmpdir(), "tunesmith-fit-"));
+  const first = run(await model(), { steps: 2, runDir });
+  await expect(run(await model(), { steps: 2, runDir })).rejects.toMatchObject({ code: "in-use" });
+  await first;
+  await run(await model(), { steps: 1, runDir });
+  expect(readdirSync(runDir)).toEqual(["metrics.jsonl"]);
 });
