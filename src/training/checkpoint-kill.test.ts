@@ -9,7 +9,8 @@ import { listCheckpoints, loadLatest } from "./checkpoint.js";
 /** Trains from the latest checkpoint on, saving every step, and prints each finished save. */
 const program = `
 import { loadLatest, saveCheckpoint } from "./src/training/checkpoint.ts";
-import { adamw, restoreOptimizerState, restoreParams } from "./src/training/optim/index.ts";
+import { adamw } from "./src/training/optim/optimizers.ts";
+import { restoreOptimizerState, restoreParams } from "./src/training/optim/state.ts";
 const [runDir, last] = process.argv.slice(2);
 const params = new Map([["a", new Float32Array(20000).fill(0.5)], ["b", new Float32Array(100).fill(-1)]]);
 const optimizer = adamw({ lr: 0.01, maxGradNorm: 5 });
