@@ -48,6 +48,20 @@ test("loadModel takes labels for an ONNX file", async () => {
   expect(sitesOf(probeOutputs(model)).at(-1)?.outFeatures).toBe(7);
 });
 
+test("a head with as many classes is kept, without the softmax behind it", async () => {
+  const base = await load("convnet");
+  const labels = ["a", "b", "c", "d", "e"];
+  const model = await loadModel(`${FOLDER}convnet.onnx`, { task: "image-classification", labels });
+  const { feeds } = probe(base);
+  const [{ probabilities }, { logits }] = await Promise.all([runModel(base, feeds), runModel(model, feeds)]);
+  const exps = Array.from(logits?.data as Float32Array, Math.exp);
+  const sum = exps.reduce((a, b) => a + b, 0);
+  exps.forEach((value, at) => {
+    expect(value / sum).toBeCloseTo(Number(probabilities?.data[at]), 5);
+  });
+  expect(model.labels).toEqual(labels);
+});
+
 test("what has no head, no classes or adapters is refused", async () => {
   const encoder = await load("t5-encoder");
   expect(() => withFreshHead(encoder, { labels: 2 })).toThrow(/no classifier that can be replaced.*Mul/);

@@ -79,6 +79,24 @@ export function withFreshHead(model: TensorModel, { labels, seed = 0 }: FreshHea
   };
 }
 
+/**
+ * The model as a classifier for these classes: with its own head where that has as many outputs, else with a fresh one.
+ * Either way `logits` come first and are no probabilities. Throws as `withFreshHead`.
+ */
+export function withClasses(model: TensorModel, options: FreshHeadOptions): TensorModel {
+  const { labels } = options;
+  const names = typeof labels === "number" ? defaultLabels(labels) : labels;
+  const { site } = headIn(model.build(tensorInputs(model)), model);
+  if (site.outFeatures !== names.length) return withFreshHead(model, options);
+  return {
+    ...model,
+    task: model.task === "custom" ? taskOf(model) : model.task,
+    labels: names,
+    config: withLabels(model.config, { labels: names }),
+    build: (inputs: TensorInputs) => swapped(model.build(inputs), model),
+  };
+}
+
 const defaultLabels = (count: number): string[] =>
   Number.isInteger(count) && count > 0 ? Array.from({ length: count }, (_, at) => `LABEL_${at}`) : [];
 
@@ -152,17 +170,18 @@ function below(node: Node): Value | undefined {
   return moving.length === 1 || node.op === "Reshape" ? moving[0] : undefined;
 }
 
-function swapped(outputs: TensorOutputs, model: TensorModel, fresh: FreshTensors): TensorOutputs {
+/** The pass up to its logits, with the head as it is or a fresh one. */
+function swapped(outputs: TensorOutputs, model: TensorModel, fresh?: FreshTensors): TensorOutputs {
   const { site, above } = headIn(outputs, model);
   const chain = new Set(above);
   const visit: Visit = (node, inputs) => {
-    if (node === site.node)
+    if (fresh && node === site.node)
       return [classify(site, inputs[node.inputs.indexOf(site.input)] ?? site.input, fresh)];
     if (!chain.has(node)) return undefined;
     const passed = below(node);
     const x = passed && inputs[node.inputs.indexOf(passed)];
-    if (x && (ENDINGS.has(node.op) || addsPerClass(node, site.outFeatures))) return [x];
-    return node.op === "Reshape" && x ? [reshaped(node, x, site.outFeatures, fresh)] : undefined;
+    if (x && (ENDINGS.has(node.op) || (fresh && addsPerClass(node, site.outFeatures)))) return [x];
+    return fresh && node.op === "Reshape" && x ? [reshaped(node, x, site.outFeatures, fresh)] : undefined;
   };
   const main = mainResult(outputs);
   const result = rewriteOutputs(outputs, { visit });

@@ -19,7 +19,7 @@ export { loadStateDict, loadWeights, readJson, type StateDict } from "./checkpoi
 export { defaultModelPath } from "./default-model.js";
 export * from "./export/index.js";
 export { inputsOf, parameterFeeds } from "./feeds.js";
-export { type FreshHeadOptions, withFreshHead } from "./fresh-head.js";
+export { type FreshHeadOptions, withClasses, withFreshHead } from "./fresh-head.js";
 export * from "./generate/index.js";
 export { type DownloadProgress, downloadModel, type HubOptions } from "./hub.js";
 export { type InitOptions, initModel } from "./init.js";

@@ -5,7 +5,7 @@ import type { Wanted } from "./architectures/definition.js";
 import { architectures, type ModelConfig, tensorArchitectures } from "./architectures/index.js";
 import { causalLm } from "./causal-lm.js";
 import { loadStateDict, loadWeights, readJson } from "./checkpoint.js";
-import { withFreshHead } from "./fresh-head.js";
+import { withClasses } from "./fresh-head.js";
 import { downloadModel, type HubOptions } from "./hub.js";
 import { findLlama2c, loadLlama2c } from "./llama2c.js";
 import { isMinGpt, minGpt } from "./min-gpt.js";
@@ -108,7 +108,7 @@ async function loadOnnxFile(
   if (task === "causal-lm") return loadOnnxLm(path);
   const model = await loadOnnxModel(path, task === "auto" ? undefined : task);
   if ((model as Model).task === "causal-lm") return loadOnnxLm(path);
-  return labels === undefined ? model : withFreshHead(model, { labels, seed });
+  return labels === undefined ? model : withClasses(model, { labels, seed });
 }
 
 async function loadDirectory(path: string, options: LoadOptions): Promise<Model> {
