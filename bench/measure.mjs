@@ -64,9 +64,19 @@ const lastJson = (text) => JSON.parse(text.trim().split("\n").at(-1));
 export const ours = (options, script = "lora.mjs") =>
   lastJson(run(process.execPath, [join(here, "ours", script), ...flags(options)]));
 
-/** One run of the PyTorch peer. */
-export const peer = (python, options) =>
-  lastJson(run(python, [join(here, "peers", "torch_lora.py"), ...flags(options)], { HF_HUB_OFFLINE: "1" }));
+/** One run of a peer, by default PyTorch's language model. */
+export const peer = (python, options, script = "torch_lora.py") =>
+  lastJson(run(python, [join(here, "peers", script), ...flags(options)], { HF_HUB_OFFLINE: "1" }));
+
+/** A convolutional network of random weights that both sides load. */
+export function makeConvNet(python, say) {
+  const folder = join(cache, "bench-models", "resnet18");
+  if (existsSync(join(folder, "config.json"))) return folder;
+  say("making resnet18");
+  mkdirSync(folder, { recursive: true });
+  run(python, [join(here, "peers", "torch_conv.py"), "--model", folder, "--make"]);
+  return folder;
+}
 
 export const median = (list) => list.toSorted((a, b) => a - b)[Math.floor(list.length / 2)];
 

@@ -4,7 +4,7 @@
 import { existsSync, readFileSync, writeFileSync } from "node:fs";
 import { cpus } from "node:os";
 import { parseArgs } from "node:util";
-import { alternate, makeModels, ours, peer, peerPython } from "./measure.mjs";
+import { alternate, makeConvNet, makeModels, ours, peer, peerPython } from "./measure.mjs";
 import { sections } from "./sections.mjs";
 
 const { values } = parseArgs({
@@ -30,7 +30,10 @@ const python = () => {
 const tools = {
   alternate,
   ours,
-  peer: (options) => peer(python(), options),
+  peer: (options, script) => peer(python(), options, script),
+  get convNet() {
+    return makeConvNet(python(), say);
+  },
   get models() {
     folders ??= makeModels(python(), say);
     return folders;

@@ -151,6 +151,67 @@ function sharedSection({ ours, models }) {
   };
 }
 
+/** LoRA on every convolution: step and memory, and what it adds over the frozen network with its head trained. */
+function convSection({ alternate, ours, peer, rounds, convNet: model }) {
+  const common = { model, batch: 8, size: 128, threads: 2 };
+  const script = ["conv.mjs", "torch_conv.py"];
+  const [mine, theirs] = alternate(
+    rounds,
+    () => ours(common, script[0]),
+    () => peer(common, script[1]),
+  );
+  const [myBare, theirBare] = alternate(
+    1,
+    () => ours({ ...common, bare: true }, script[0]),
+    () => peer({ ...common, bare: true }, script[1]),
+  );
+  const extra = (reports, bare) => of("peakRssAnonMb")(reports) - of("peakRssAnonMb")(bare);
+  return {
+    rows: [
+      row("step time", "s", of("medianStepSeconds")(mine), of("medianStepSeconds")(theirs)),
+      row("peak RSS", "MB", of("peakRssMb")(mine), of("peakRssMb")(theirs)),
+      row("memory over the frozen network's", "MB", extra(mine, myBare), extra(theirs, theirBare), 1),
+      row(
+        "process start to first finished step",
+        "s",
+        of("startToFirstStepSeconds")(mine),
+        of("startToFirstStepSeconds")(theirs),
+      ),
+    ],
+  };
+}
+
+/** A 124M model as one ONNX file of half a gigabyte: opening it for training, and creating sessions. */
+function importSection({ ours, peer, alternate, rounds, models }) {
+  const file = join(models["gpt2-124m"], "..", "gpt2-124m-onnx", "model.onnx");
+  const options = { model: models["gpt2-124m"], file };
+  ours(options, "import.mjs");
+  const [mine, theirs] = alternate(
+    rounds,
+    () => ours(options, "import.mjs"),
+    () => peer({ file }, "onnx_import.py"),
+  );
+  return {
+    fileMb: mine[0].fileMb,
+    rows: [
+      row("open the file as a model", "s", of("importSeconds")(mine), of("importSeconds")(theirs)),
+      row(
+        "session for the forward pass",
+        "s",
+        of("forwardSessionSeconds")(mine),
+        of("sessionSeconds")(theirs),
+      ),
+      row("memory of the opened model over its file", "MB", of("importedMb")(mine), mine[0].fileMb),
+      row(
+        "training session over forward session",
+        "s",
+        of("sessionSeconds")(mine),
+        of("forwardSessionSeconds")(mine),
+      ),
+    ],
+  };
+}
+
 /** The shipped model's adapter trained in Chromium, two WASM threads each; steps alternate between the libraries. */
 async function browserSection({ rounds, say }) {
   const shape = { steps: 12, batch: 4, length: 128 };
@@ -202,5 +263,7 @@ export const sections = [
   { name: "recompute", title: "Recomputation", run: recomputeSection },
   { name: "loss", title: "Cross-entropy memory", run: memorySection },
   { name: "shared", title: "Two sessions on one weight file", run: sharedSection },
+  { name: "conv", title: "LoRA r=8 on every convolution, ResNet-18, batch 8 x 128²", run: convSection },
+  { name: "import", title: "Opening an ONNX file of a 124M model", run: importSection },
   { name: "browser", title: "LoRA r=8 of the shipped model in Chromium, WASM, 4 x 128", run: browserSection },
 ];

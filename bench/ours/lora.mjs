@@ -4,7 +4,7 @@ import { readFileSync } from "node:fs";
 import { parseArgs } from "node:util";
 import { packExamples } from "tunesmith/data";
 import { adapt, lora } from "tunesmith/methods";
-import { loadFolder } from "tunesmith/models";
+import { loadFolder, quantizeModel } from "tunesmith/models";
 import { openSafetensors } from "tunesmith/tensor";
 import { adamw, createStepper, nextToken, nextTokenBatches } from "tunesmith/training";
 import { memorySampler, secondsSinceProcessStart } from "./process.mjs";
@@ -31,13 +31,15 @@ const { values } = parseArgs({
     prepack: { type: "boolean", default: false },
     spin: { type: "boolean", default: false },
     profile: { type: "string" },
+    quantize: { type: "string" },
   },
 });
 const number = (name) => Number(values[name]);
 const [batch, length] = [number("batch"), number("length")];
 
 const sampler = memorySampler();
-const base = await loadFolder(values.model);
+const floats = await loadFolder(values.model);
+const base = values.quantize ? await quantizeModel(floats, JSON.parse(values.quantize)) : floats;
 const firstLayer = number("layers-from");
 const layers = Array.from({ length: base.sizes.layers }, (_, layer) => layer).filter(
   (layer) => layer >= firstLayer,
@@ -108,6 +110,7 @@ function report() {
     versions: { node: process.version, "onnxruntime-node": runtimeVersion() },
     trainableParameters: trained.reduce((sum, { tensor }) => sum + tensor.data.length, 0),
     startToFirstStepSeconds,
+    ...(base.quantization ? { keptMb: base.quantization.keptBytes / 2 ** 20 } : {}),
     ...memory,
     losses,
     ...(epochs ? { epochSeconds: perEpoch, totalSeconds: seconds.reduce((a, b) => a + b, 0) } : {}),
