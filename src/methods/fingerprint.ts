@@ -1,7 +1,8 @@
 import { sha256, sourceChunks } from "#io";
 import { TunesmithError } from "../errors/index.js";
+import { reach, type Value } from "../graph/index.js";
 import type { Model } from "../models/index.js";
-import { bytesOf, isTensorRef } from "../tensor/index.js";
+import { bytesOf, isTensorRef, type Tensor, type TensorRef } from "../tensor/index.js";
 import type { Adapter } from "./adapter.js";
 
 /** Content hash (first 16 hex digits of SHA-256) of base tensors, by name. */
@@ -9,19 +10,28 @@ export type Fingerprint = Readonly<Record<string, string>>;
 
 const hashes = new WeakMap<object, Promise<string>>();
 
-/** Hashes the named weights; each is read once per process. */
+/** The tensors that a weight is made of: itself, or what it is computed from (codes and scales). */
+const constantsBelow = (value: Value): (Tensor | TensorRef)[] =>
+  reach([value]).values.flatMap(({ source }) => (source.kind === "constant" ? [source.data] : []));
+
+function hashOf(data: Tensor | TensorRef): Promise<string> {
+  const known =
+    hashes.get(data) ??
+    sha256(isTensorRef(data) ? sourceChunks(data.source, data.offset, data.byteLength) : bytesOf(data));
+  hashes.set(data, known);
+  return known;
+}
+
+/** Hashes the named weights, of a quantised model those it was made from; each is read once per process. */
 export async function fingerprint(model: Model, names: Iterable<string>): Promise<Fingerprint> {
   const result: Record<string, string> = {};
   for (const name of [...new Set(names)].sort()) {
-    const source = model.weights.get(name)?.source;
-    if (source?.kind !== "constant")
-      throw new TunesmithError("tensor-not-found", `the base has no tensor '${name}'`);
-    const { data } = source;
-    const known =
-      hashes.get(data) ??
-      sha256(isTensorRef(data) ? sourceChunks(data.source, data.offset, data.byteLength) : bytesOf(data));
-    hashes.set(data, known);
-    result[name] = (await known).slice(0, 16);
+    const value = (model.quantization?.base ?? model).weights.get(name);
+    const parts = value ? constantsBelow(value) : [];
+    if (parts.length === 0) throw new TunesmithError("tensor-not-found", `the base has no tensor '${name}'`);
+    const known = await Promise.all(parts.map(hashOf));
+    const whole = known.length === 1 ? known[0] : await sha256(new TextEncoder().encode(known.join()));
+    result[name] = String(whole).slice(0, 16);
   }
   return result;
 }

@@ -1,14 +1,14 @@
-import { constant, makeGraph, type Value } from "../graph/index.js";
-import { inputsOf, type Model, type Parameters, parameterFeeds, probeOutputs } from "../models/index.js";
-import { evaluate } from "../runtime/index.js";
-import { readTensor, type Tensor } from "../tensor/index.js";
+import { constant, type Value } from "../graph/index.js";
+import { type Model, type Outputs, probeOutputs, storedOf } from "../models/index.js";
 import type { Adapted } from "./adapted.js";
-import type { Adapter } from "./adapter.js";
 import { changesOf, type TensorChange } from "./effective.js";
+import { mergedTensor } from "./merged-tensor.js";
+import { mergeQuantized, type QuantizedMergeOptions } from "./quantized-merge.js";
 import { mergeReceipt, type Receipted } from "./receipt.js";
 import { reweighted } from "./reweighted.js";
+import { tensorUses } from "./saved.js";
 
-export interface MergeOptions {
+export interface MergeOptions extends QuantizedMergeOptions {
   /** Merge adapters that change nothing. Default false. */
   readonly allowNoEffect?: boolean;
 }
@@ -17,7 +17,9 @@ export interface MergeOptions {
  * The active adapters folded into the weights: a plain model of the base's size, with the same outputs, and the receipt
  * of the merge. The adapted model and its base stay as they are, so unmerging is keeping `model`.
  *
- * Throws `adapter-no-effect`, `adapter-invalid` (a tensor that is not finite) and `numerical-failure` when the merged
+ * A base whose weights are quantised has no place for small changes: `quantized` says what becomes of them.
+ *
+ * Throws `quantized-base` when it must and does not, `adapter-no-effect`, `adapter-invalid` (a tensor that is not finite) and `numerical-failure` when the merged
  * logits are not the adapted ones within 1e-4 of the largest.
  *
  * @example
@@ -33,35 +35,34 @@ export async function merge<M extends Model>(
   options: MergeOptions = {},
 ): Promise<M & Receipted> {
   const used = model.active.flatMap((name) => model.adapters.get(name) ?? []);
+  const kept = await mergeQuantized(model, used, options);
+  if (kept) return kept;
   const changes = new Map<string, Value>();
-  for (const change of changesOf(probeOutputs(model.base), used)) {
-    const name = `${change.path}.${change.leaf}`;
+  const outputs = probeOutputs(model.base);
+  const named = namesIn(model.base, outputs);
+  for (const change of changesOf(outputs, used)) {
+    const name = named(change);
     changes.set(
       `${change.path}/${change.leaf}`,
       constant(await mergedTensor(change, used, model.base), name),
     );
   }
   const merged = reweighted(model.base, changes);
-  return { ...merged, receipt: await mergeReceipt(model, merged, options) };
+  return { ...merged, receipt: await mergeReceipt(model, merged, { allowNoEffect: options.allowNoEffect }) };
 }
 
-/** One merged tensor; each is computed by a session of its own, so that memory stays that of one weight. */
-async function mergedTensor(
-  change: TensorChange,
-  adapters: readonly Adapter[],
-  base: Model,
-): Promise<Tensor> {
-  const parameters: Parameters = new Map([
-    ...base.parameters,
-    ...adapters.flatMap((adapter) => [...adapter.parameters]),
-  ]);
-  const { source, name } = change.after;
-  // A tensor trained whole is copied: training on must not reach into the merged model.
-  const whole = source.kind === "input" ? parameters.get(String(name))?.tensor : undefined;
-  if (whole) return { ...whole, data: whole.data.slice() } as Tensor;
-  if (source.kind === "constant") return readTensor(source.data);
-  const inputs = inputsOf([change.after]);
-  const graph = makeGraph(`merge ${change.path}`, inputs, [["merged", change.after]]);
-  const { merged } = await evaluate(graph, parameterFeeds(graph, parameters));
-  return merged as Tensor;
+/**
+ * What merged tensors are called: `module.path.leaf`. In a graph from a file they keep the names they have there, but for
+ * those that several modules read.
+ */
+function namesIn(base: Model, outputs: Outputs): (change: TensorChange) => string {
+  const ofModule = ({ path, leaf }: TensorChange) => `${path}.${leaf}`;
+  if (base.architecture !== "onnx") return ofModule;
+  const readers = new Map<string, Set<string>>();
+  for (const { path, name } of tensorUses(outputs))
+    readers.set(name, (readers.get(name) ?? new Set()).add(path));
+  return (change) => {
+    const stored = change.before && storedOf(change.before)?.name;
+    return stored !== undefined && readers.get(stored)?.size === 1 ? stored : ofModule(change);
+  };
 }

@@ -38,8 +38,31 @@ export interface Receipt {
   readonly baseFingerprint: string;
   /** Logits of a fixed row of ids: the first 16 hex digits of their SHA-256, and how far they moved. */
   readonly logits: { readonly before: string; readonly after: string; readonly maxDifference: number };
+  /** What a merge into a quantised base did with it. */
+  readonly quantized?: QuantizedMergeReport;
   /** What the user should know although nothing failed. */
   readonly warnings: readonly string[];
+}
+
+/** What became of quantised weights in a merge, and what that cost. */
+export interface QuantizedMergeReport {
+  readonly mode: "keep" | "requantize" | "dequantize";
+  /** Settings as people write them. */
+  readonly settings: string;
+  /** Of re-quantised modules. */
+  readonly sites: readonly RequantizedSite[];
+  /** How far the logits of a fixed row are from those of the model with the adapter apart, over the largest logit. */
+  readonly logitError: number;
+}
+
+export interface RequantizedSite {
+  readonly path: string;
+  /** Frobenius norm of what rounding lost, over that of the exact merged weight. */
+  readonly relativeError: number;
+  /** Which part of the adapter's change is left: ⟨change made, change wanted⟩ / ‖change wanted‖²; 1 is all of it. */
+  readonly survived: number;
+  /** The change was smaller than half a step everywhere: the weight is what it was. */
+  readonly unchanged: boolean;
 }
 
 /** A model with the receipt of the operation that made it. */
@@ -95,7 +118,10 @@ export async function receiptOf(model: Adapted, options: ReceiptOptions = {}): P
 export async function mergeReceipt(
   model: Adapted,
   merged: Model,
-  options: { readonly allowNoEffect?: boolean | undefined },
+  options: {
+    readonly allowNoEffect?: boolean | undefined;
+    readonly quantized?: Omit<QuantizedMergeReport, "logitError">;
+  },
 ): Promise<Receipt> {
   const used = model.active.flatMap((name) => model.adapters.get(name) ?? []);
   for (const adapter of used) checkTensors(adapter);
@@ -106,16 +132,47 @@ export async function mergeReceipt(
   });
   const { after, adapted } = measured.logits;
   const [difference, scale] = [largestDifference(after, adapted), largest(adapted)];
-  if (!(difference <= 1e-4 * scale)) {
+  const { quantized } = options;
+  const isRounded = quantized?.mode === "requantize";
+  if (!isRounded && !(difference <= 1e-4 * scale)) {
     throw new TunesmithError(
       "numerical-failure",
       `merged logits differ from the adapted model's by ${difference.toExponential(2)} (largest logit ${scale.toPrecision(3)})`,
       { fix: "keep the adapter apart: its update does not survive being added to the weights in float32" },
     );
   }
-  const receipt = await assembleReceipt(model.base, used, measured, { action: "merge" });
+  const exact = await assembleReceipt(model.base, used, measured, {
+    action: "merge",
+    warnings: quantized ? roundingWarnings(quantized) : [],
+  });
+  const report = quantized && { ...quantized, logitError: difference / scale };
+  const lost = new Set(quantized?.sites.flatMap(({ path, unchanged }) => (unchanged ? [path] : [])));
+  const changed = measured.changes.filter(({ path, changeNorm }) => changeNorm > 0 && !lost.has(path));
+  const sitesChanged = new Set(changed.map(({ path }) => path)).size;
+  const receipt = report ? { ...exact, sitesChanged, quantized: report } : exact;
   if (!options.allowNoEffect) checkEffect(receipt);
   return receipt;
+}
+
+/** The average share of the changes that rounding left. */
+const shareLeft = ({ sites }: Pick<QuantizedMergeReport, "sites">): number =>
+  sites.reduce((sum, { survived }) => sum + survived, 0) / Math.max(1, sites.length);
+
+function roundingWarnings(report: Pick<QuantizedMergeReport, "sites">): string[] {
+  const { sites } = report;
+  const same = sites.filter(({ unchanged }) => unchanged).map(({ path }) => path);
+  const warnings: string[] = [];
+  if (same.length > 0) {
+    const shown = same.slice(0, 3).join(", ");
+    warnings.push(
+      `the change of ${same.length} of ${sites.length} quantised modules is below half a step and left no trace (${shown})`,
+    );
+  }
+  if (sites.length > 0 && shareLeft(report) < 0.5)
+    warnings.push(
+      `rounding left ${(100 * shareLeft(report)).toPrecision(2)} % of the change: keep the adapter apart, or give a calibration`,
+    );
+  return warnings;
 }
 
 /** Throws `adapter-no-effect` when nothing at all changed. */
@@ -196,6 +253,20 @@ export function formatReceipt(receipt: Receipt): string {
     `  change      ${receipt.changeNorm.toPrecision(4)} (Frobenius norm${most})`,
     `  logits      ${logits.before} -> ${logits.after}, largest difference ${logits.maxDifference.toPrecision(4)}`,
     `  base        ${receipt.baseFingerprint}`,
+    ...(receipt.quantized ? [quantizedLine(receipt.quantized)] : []),
     ...receipt.warnings.map((warning) => `  warning     ${warning}`),
   ].join("\n");
+}
+
+function quantizedLine(report: QuantizedMergeReport): string {
+  const { mode, settings, sites, logitError } = report;
+  const what = { keep: "kept, the adapter apart", requantize: "rounded again", dequantize: "made floats" }[
+    mode
+  ];
+  const percent = (share: number) => `${(100 * share).toPrecision(3)} %`;
+  const worst = sites.toSorted((a, b) => b.relativeError - a.relativeError)[0];
+  const loss = worst
+    ? `; ${percent(shareLeft(report))} of the change left, weights off by up to ${percent(worst.relativeError)} (${worst.path})`
+    : "";
+  return `  quantised   ${settings}: ${what}; logits off by ${percent(logitError)}${loss}`;
 }

@@ -137,3 +137,16 @@ test("weights that the graph dequantises are dequantised again for the gradient"
   expect(made.length).toBe(2);
   for (const node of made) expect(node.inputs[1]?.source.kind).toBe("node");
 });
+
+test("codes that go through a table are unpacked when the gradient arrives, not when a session folds constants", () => {
+  const [codes, maxima] = [held("uint8", [64], [0, 255]), held("float32", [8], [1, 2])];
+  const attrs: Attrs = { N: { i: 4 }, K: { i: 32 }, block_size: { i: 16 }, quant_type: { i: 1 } };
+  const value = input("x", "float32", [3, 32]);
+  const loss = ops.reduceSum(op("MatMulBnb4", [value, codes, maxima], attrs, MS), undefined, false);
+  const [dx] = gradients(loss, [value]) as [Value];
+  const casts = nodesOf(makeGraph("g", [value], [["dx", dx]])).filter(
+    ({ op: name, inputs }) => name === "Cast" && inputs[0]?.dtype === "uint8",
+  );
+  expect(casts.length).toBe(1);
+  for (const node of casts) expect(node.inputs[0]?.source.kind).toBe("node");
+});

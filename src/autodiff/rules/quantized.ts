@@ -8,7 +8,7 @@ import type { VjpRule, VjpTable } from "../types.js";
  * dequantise every layer first and hold all of them. Quantised weights themselves have no gradient.
  */
 const product: VjpRule = ({ dy, inputs, needs, node }) => {
-  const [x, , scales] = inputs as [Value, Value, Value];
+  const [x, codes, scales] = inputs as [Value, Value, Value];
   if (needs(2)) {
     throw new TunesmithError("op-not-differentiable", `${describe(node)} has no gradient for its scales`, {
       fix: "train an adapter beside the quantised weights, or load the model unquantised",
@@ -16,8 +16,9 @@ const product: VjpRule = ({ dy, inputs, needs, node }) => {
     });
   }
   const rows = ops.reshape(dy, [dimProduct(dy.shape.slice(0, -1)), dy.shape.at(-1) ?? 1]);
-  const dx = () =>
-    ops.reshape(ops.gemm(rows, dequantised(inputs, ops.after(scales, dy), node)), x.shape, [x]);
+  // Codes that go through a table would be unpacked once for all runs, and kept.
+  const late = node.op === "MatMulBnb4" ? inputs.with(1, ops.after(codes, dy)) : inputs;
+  const dx = () => ops.reshape(ops.gemm(rows, dequantised(late, ops.after(scales, dy), node)), x.shape, [x]);
   return [
     needs(0) ? dx() : undefined,
     undefined,

@@ -1,5 +1,7 @@
+import { isFloat } from "../../tensor/index.js";
 import { makeNode, op, outputOf } from "../create.js";
 import type { Node, Value } from "../types.js";
+import { cast, ints } from "./base.js";
 import { add } from "./elementwise.js";
 import { reduceSum } from "./reduce.js";
 import { reshape, slice } from "./shape.js";
@@ -65,6 +67,13 @@ export function after(x: Value, ...values: Value[]): Value {
   return values.reduce((result, value) => {
     const flat = value.shape.length === 0 ? reshape(value, [1]) : value;
     const zero = reduceSum(slice(flat, 0, 0, 0), undefined, false);
-    return add(result, zero);
+    return isFloat(result.dtype) ? add(result, zero) : fromStart(result, zero);
   }, x);
+}
+
+/** All of `x` from the position `zero` on: for dtypes that have no sum. */
+function fromStart(x: Value, zero: Value): Value {
+  const start = reshape(cast(zero, "int64"), [1]);
+  const rows = op("Slice", [x, start, ints([2 ** 31 - 1]), ints([0])]);
+  return reshape(rows, x.shape);
 }

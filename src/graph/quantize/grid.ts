@@ -20,13 +20,6 @@ interface Grid {
   value(code: number, block: number): number;
 }
 
-/** How rounding errors are dealt with: left, carried to the next weight of the row, or to where data say they matter least. */
-export type RoundingFeedback =
-  | { readonly kind: "none" }
-  | { readonly kind: "row" }
-  /** Upper triangular U `[columns, columns]` with UᵀU the inverse of the inputs' covariance (GPTQ, arXiv 2210.17323). */
-  | { readonly kind: "covariance"; readonly factor: Float64Array };
-
 export interface Requantized {
   readonly matrix: QuantizedMatrix<Tensor>;
   /** Codes and scales that differ from the old matrix's. */
@@ -38,15 +31,17 @@ export interface Requantized {
  * not change stay exactly as they are.
  *
  * @param target `[rows, columns]`, row-major.
+ * @param factor Upper triangular U `[columns, columns]` with UᵀU the inverse of the inputs' covariance: each rounding error
+ *   is made up for by the weights after it in the row (GPTQ, arXiv 2210.17323). Default: every weight is rounded by itself.
  */
 export function requantizeMatrix(
   old: QuantizedMatrix<Tensor>,
   target: Float32Array,
-  feedback: RoundingFeedback,
+  factor?: Float64Array,
 ): Requantized {
   const scaled = withRange(old, target);
   const grid = gridOf(scaled);
-  const codes = rounded(grid, target, old.columns, feedback);
+  const codes = rounded(grid, target, old.columns, factor);
   const matrix = { ...scaled, parts: { ...scaled.parts, codes: packed(scaled, codes, grid) } };
   let changed = 0;
   for (const [name, part] of Object.entries(matrix.parts)) {
@@ -58,10 +53,9 @@ export function requantizeMatrix(
 }
 
 /** Rounds row by row, from the first column to the last. */
-function rounded(grid: Grid, target: Float32Array, columns: number, feedback: RoundingFeedback): Int16Array {
+function rounded(grid: Grid, target: Float32Array, columns: number, factor?: Float64Array): Int16Array {
   const codes = new Int16Array(target.length);
   const row = new Float64Array(columns);
-  const factor = feedback.kind === "covariance" ? feedback.factor : undefined;
   for (let at = 0; at * columns < target.length; at++) {
     row.set(target.subarray(at * columns, (at + 1) * columns));
     for (let column = 0; column < columns; column++) {
@@ -70,10 +64,8 @@ function rounded(grid: Grid, target: Float32Array, columns: number, feedback: Ro
       const code = grid.code(wanted, block);
       codes[at * columns + column] = code;
       const error = wanted - grid.value(code, block);
-      if (error === 0) continue;
-      if (factor) spread(row, error / (factor[column * columns + column] as number), factor, column);
-      else if (feedback.kind === "row" && column + 1 < columns)
-        row[column + 1] = (row[column + 1] as number) + error;
+      if (factor && error !== 0)
+        spread(row, error / (factor[column * columns + column] as number), factor, column);
     }
   }
   return codes;

@@ -1,4 +1,4 @@
-export { type Requantized, type RoundingFeedback, requantizeMatrix } from "./grid.js";
+export { type Requantized, requantizeMatrix } from "./grid.js";
 export {
   dequantizeMatrix,
   misfitOf,

@@ -1,5 +1,6 @@
 import { fileExists, joinPath, listDir, stat } from "#io";
 import { TunesmithError } from "../../errors/index.js";
+import { describeQuantization } from "../../graph/index.js";
 import { type Model, nearest, probeOutputs, readJson } from "../../models/index.js";
 import {
   openSharded,
@@ -33,6 +34,9 @@ export interface LoadAdapterOptions {
 export const FINGERPRINT_KEY = "tunesmith.base_fingerprint";
 /** Key of the hash of the tokenizer it was trained with. */
 export const TOKENIZER_KEY = "tunesmith.tokenizer_hash";
+
+/** Key of the settings that the base was quantised with when it was trained. */
+export const QUANTIZATION_KEY = "tunesmith.base_quantization";
 
 /** An adapter read from a folder, and what the user should know about it. */
 export interface ReadAdapter {
@@ -106,7 +110,7 @@ export async function adapterOf(
   });
   await fillRest(adapter, file);
   await checkLeftOver(adapter, file, model);
-  return { adapter, warnings: tokenizerWarnings(model, file) };
+  return { adapter, warnings: [...tokenizerWarnings(model, file), ...quantizationWarnings(model, file)] };
 }
 
 /** PEFT lists every usual name of a head (`classifier`, `score`), and takes the one there is. */
@@ -178,6 +182,18 @@ function parseFingerprint(text: string): Fingerprint | undefined {
   } catch {
     return undefined;
   }
+}
+
+/** An adapter learns the rounding errors of its base with everything else. */
+function quantizationWarnings(model: Model, { metadata }: Pick<AdapterTensors, "metadata">): string[] {
+  const [trained, own] = [metadata.get(QUANTIZATION_KEY), model.quantization?.settings];
+  // A file that does not name its base says nothing of how that was kept, either.
+  if (trained === undefined && (!own || !metadata.has(FINGERPRINT_KEY))) return [];
+  if (trained === (own && JSON.stringify(own))) return [];
+  const now = own ? `quantised (${describeQuantization(own)})` : "of floats";
+  return [
+    `it was trained on the base ${trained ? `quantised as ${trained}` : "of floats"}; this one is ${now}`,
+  ];
 }
 
 function tokenizerWarnings(model: Model, file: AdapterTensors): string[] {

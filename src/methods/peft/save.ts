@@ -5,7 +5,7 @@ import type { Adapter } from "../adapter.js";
 import { fingerprint, touchedWeights } from "../fingerprint.js";
 import { isTarget } from "../targets.js";
 import { peftConfigOf } from "./config.js";
-import { FINGERPRINT_KEY, TOKENIZER_KEY } from "./load.js";
+import { FINGERPRINT_KEY, QUANTIZATION_KEY, TOKENIZER_KEY } from "./load.js";
 import type { PeftMapping } from "./mapping.js";
 import { mappingOf } from "./mappings.js";
 import { PREFIX, peftNames, tensorName } from "./names.js";
@@ -27,6 +27,7 @@ export async function savePeft(model: Model, adapter: Adapter, folder: string): 
   const metadata = {
     format: "pt",
     [FINGERPRINT_KEY]: JSON.stringify(prints),
+    ...(model.quantization ? { [QUANTIZATION_KEY]: JSON.stringify(model.quantization.settings) } : {}),
     ...(model.tokenizer ? { [TOKENIZER_KEY]: model.tokenizer.hash } : {}),
   };
   const targets = savedTargets(model, adapter);
