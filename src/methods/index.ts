@@ -41,6 +41,7 @@ export { type UoraConfig, uora, uoraMethod } from "./lowrank/uora.js";
 export { type VeraConfig, vera, veraMethod } from "./lowrank/vera.js";
 export type { TensorChangeNorm } from "./measure.js";
 export { type MergeOptions, merge } from "./merge.js";
+export type { QuantizedMergeOptions } from "./quantized-merge.js";
 export type {
   Adaptation,
   HookContext,
@@ -69,10 +70,12 @@ export { type LoadAdapterOptions, loadPeft } from "./peft/load.js";
 export { savePeft } from "./peft/save.js";
 export {
   formatReceipt,
+  type QuantizedMergeReport,
   type Receipt,
   type ReceiptAction,
   type Receipted,
   type ReceiptOptions,
+  type RequantizedSite,
   receiptOf,
 } from "./receipt.js";
 export {
