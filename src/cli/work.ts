@@ -49,12 +49,13 @@ export async function openModel<T extends Task | "auto" = "causal-lm">(
 }
 
 /** Loads a model, and the adapter on it when one is named. */
-export async function openAdapted(
+export async function openAdapted<T extends Task | "auto" = "causal-lm">(
   options: { model: string; adapter?: string | undefined; anyBase: boolean },
   ui: Ui,
   signal: AbortSignal,
-): Promise<CausalLm> {
-  const model = await openModel(options.model, ui, signal);
+  task?: T,
+): Promise<ModelFor<T>> {
+  const model = await openModel(options.model, ui, signal, task);
   if (options.adapter === undefined) return model;
   const { tokenizer } = model;
   const chatTemplate = await readTemplate(options.adapter);

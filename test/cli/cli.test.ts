@@ -97,6 +97,63 @@ test("the exported ONNX file is a model again, and the one with a cache runs", a
   expect((await generate("cached")).text).toBe((await generate("model")).text);
 });
 
+test("a folder for transformers.js, adapter weights as inputs, a Hugging Face folder, each with a card", async () => {
+  const folded = await json(
+    [
+      "export",
+      "--model",
+      "model",
+      "--adapter",
+      "adapter",
+      "--layout",
+      "transformers.js",
+      "--variants",
+      "fp16",
+      "--out",
+      "site",
+    ],
+    folder,
+  );
+  expect(folded.path).toBe(join("site", "onnx", "model.onnx"));
+  expect(folded.maxDiff).toBeLessThan(1e-4);
+  for (const file of [
+    "onnx/model_fp16.onnx",
+    "config.json",
+    "generation_config.json",
+    "tokenizer_config.json",
+  ])
+    expect(folded.files, file).toContain(join("site", file));
+  const card = String(bytes("site/README.md"));
+  expect(card).toContain("library_name: transformers.js");
+  expect(card).toContain("## Receipt");
+  // What the adapter's own card says of its training.
+  expect(card).toContain("## Data");
+  const optional = ["--adapter", "adapter", "--adapter-weights", "optional", "--out", "optional"];
+  const held = await json(["export", "--model", "model", ...optional], folder);
+  expect(held.files).toContain(join("optional", "model.onnx_adapter"));
+  await json(
+    [
+      "export",
+      "--model",
+      "model",
+      "--adapter",
+      "adapter",
+      "--format",
+      "onnx-adapter",
+      "--out",
+      "own.onnx_adapter",
+    ],
+    folder,
+  );
+  expect(bytes("own.onnx_adapter")).toEqual(bytes("optional/model.onnx_adapter"));
+  const whole = await json(
+    ["export", "--model", "model", "--adapter", "adapter", "--format", "safetensors", "--out", "whole"],
+    folder,
+  );
+  expect(whole.files).toContain(join("whole", "model.safetensors"));
+  expect(String(bytes("whole/README.md"))).toContain("trained with `lora`");
+});
+
 test("an adapter made for a model fits its ONNX file, and merges into another", async () => {
   await json([...LORA, "--steps", "5", "--out", "short"], folder);
   await json(["export", "--model", "model", "--out", "base-onnx"], folder);

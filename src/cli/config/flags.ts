@@ -97,6 +97,7 @@ export function parseFlag(field: Field, text: string): unknown {
   const has = (kind: string) => kinds.has(kind);
   if (field.verbatim) return [text];
   if (/^\s*[[{]/.test(text) && (has("record") || has("array of number"))) return fromJson(text);
+  if (has("array of enum")) return parts(text);
   if (has("array of string")) return has("string") ? nameList(text) : parts(text);
   if (has("array of number")) return parts(text).map(number);
   if (has("record")) return fromJson(text);

@@ -221,12 +221,44 @@ export const convertSchema = z
 export const exportSchema = z.strictObject({
   model: modelField,
   ...adapterShape,
-  format: z.enum(["onnx"]).default("onnx").describe("format of the written model"),
-  out: z.string().min(1).describe("folder to write to"),
-  cache: z
-    .boolean()
-    .default(false)
-    .describe("with past_key_values inputs, laid out as transformers.js reads it (onnx/model.onnx)"),
+  task: z
+    .enum([
+      "auto",
+      "causal-lm",
+      "masked-lm",
+      "seq2seq",
+      "sequence-classification",
+      "token-classification",
+      "question-answering",
+      "image-classification",
+      "audio-classification",
+      "regression",
+      "forecasting",
+      "embedding",
+      "custom",
+    ])
+    .default("auto")
+    .describe("what the model is for; auto: what the file says"),
+  format: z
+    .enum(["onnx", "safetensors", "onnx-adapter"])
+    .default("onnx")
+    .describe("onnx, a Hugging Face folder, or the adapter alone for ONNX Runtime (--out is a file then)"),
+  out: z.string().min(1).describe("folder to write to, or the .onnx_adapter file"),
+  layout: z
+    .enum(["plain", "transformers.js"])
+    .optional()
+    .describe("model.onnx, or a folder that transformers.js loads (default with --cache)"),
+  cache: z.boolean().default(false).describe("language models with past_key_values inputs"),
+  adapterWeights: z
+    .enum(["merged", "inputs", "optional"])
+    .default("merged")
+    .describe("fold the adapter in, or let every run feed it, or let a run replace it (see docs/export.md)"),
+  variants: z
+    .array(z.enum(["fp16", "q8", "q4", "q4f16", "bnb4"]))
+    .default([])
+    .describe("smaller files beside the first: fp16, q8, q4, q4f16, bnb4"),
+  card: z.boolean().default(true).describe("write a model card (README.md)"),
+  license: z.string().min(1).optional().describe("licence named in the model card"),
   externalData: z
     .enum(["auto", "always", "never"])
     .default("auto")

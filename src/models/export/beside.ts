@@ -152,10 +152,11 @@ function configFor(model: Model, { layout, written }: BesideOptions): Json {
     ...(data.length > 0 ? { use_external_data_format: external } : {}),
   };
   const sizes = model.task === "causal-lm" ? cacheSizes(model) : {};
+  const { "transformers.js_config": _, ...config } = model.config;
   return {
     ...sizes,
-    ...model.config,
-    "transformers.js_config": js,
+    ...config,
+    ...(Object.keys(js).length > 0 ? { "transformers.js_config": js } : {}),
   };
 }
 

@@ -1,4 +1,5 @@
 import { stringify } from "yaml";
+import type { Task } from "../../models/index.js";
 import type { PlainData } from "../exact-json.js";
 
 /** What a model card is made of; everything is plain data that a run has. */
@@ -10,7 +11,12 @@ export interface ModelCardData {
   readonly base: string;
   /** The base's hub id, where it has one: becomes `base_model`. */
   readonly hubBase?: string;
-  readonly method: string;
+  /** Left out: the base as it is, in another format. */
+  readonly method?: string;
+  /** Default `causal-lm`. */
+  readonly task?: Task;
+  /** The ONNX files lie as transformers.js reads them. */
+  readonly forTransformersJs?: boolean;
   /** The resolved configuration. */
   readonly config: Readonly<Record<string, PlainData>>;
   readonly data?: ModelCardDataset;
@@ -18,6 +24,8 @@ export interface ModelCardData {
   readonly metrics?: readonly (readonly [name: string, value: number])[];
   /** Lines of a receipt, as `formatReceipt` writes them. */
   readonly receipt?: string;
+  /** Markdown sections taken over from another card, such as that of the adapter. */
+  readonly sections?: string;
   /** SPDX identifier or a licence name of the hub; left out when unknown. */
   readonly license?: string;
   readonly languages?: readonly string[];
@@ -63,11 +71,12 @@ export const MODEL_CARD_MARK =
 export function modelCard(data: ModelCardData): string {
   const { title, base, method, metrics = [], receipt, runId, version } = data;
   const made = runId === undefined ? "" : `, run \`${runId}\``;
+  const how = method === undefined ? "converted" : `trained with \`${method}\``;
   const parts = [
     `---\n${stringify(frontMatter(data), { lineWidth: 0 })}---`,
     MODEL_CARD_MARK,
     `# ${title}`,
-    `${nouns[data.kind]} of \`${base}\`, trained with \`${method}\` by Tunesmith ${version}${made}.`,
+    `${nouns[data.kind](method !== undefined)} of \`${base}\`, ${how} by Tunesmith ${version}${made}.`,
     `## Use\n\n${usage(data)}`,
     data.data ? `## Data\n\n${dataTable(data.data)}` : "",
     metrics.length > 0
@@ -79,37 +88,77 @@ export function modelCard(data: ModelCardData): string {
     receipt === undefined
       ? ""
       : `## Receipt\n\nWhat the training changed, measured when it was saved:\n\n${fenced(receipt)}`,
-    `## Configuration\n\n${fenced(stringify(data.config, { lineWidth: 0 }).trimEnd(), "yaml")}`,
+    data.sections ?? "",
+    Object.keys(data.config).length === 0
+      ? ""
+      : `## Configuration\n\n${fenced(stringify(data.config, { lineWidth: 0 }).trimEnd(), "yaml")}`,
   ];
   return `${parts.filter((part) => part !== "").join("\n\n")}\n`;
 }
 
-const nouns = {
-  adapter: "An adapter",
-  model: "A fine-tuned version",
-  onnx: "A fine-tuned version, as ONNX,",
+const nouns: Readonly<Record<ModelCardData["kind"], (trained: boolean) => string>> = {
+  adapter: () => "An adapter",
+  model: (trained) => (trained ? "A fine-tuned version" : "A copy"),
+  onnx: (trained) => (trained ? "A fine-tuned version, as ONNX," : "The ONNX form"),
 };
 
-function frontMatter({ kind, hubBase, method, data, license, languages }: ModelCardData): object {
-  const relation = kind === "adapter" ? "adapter" : "finetune";
-  const library = { adapter: "peft", model: "transformers", onnx: "onnx" }[kind];
+/** What the hub calls the tasks. */
+const PIPELINES: Readonly<Partial<Record<Task, string>>> = {
+  "causal-lm": "text-generation",
+  "masked-lm": "fill-mask",
+  seq2seq: "text2text-generation",
+  "sequence-classification": "text-classification",
+  "token-classification": "token-classification",
+  "question-answering": "question-answering",
+  "image-classification": "image-classification",
+  "audio-classification": "audio-classification",
+  regression: "text-classification",
+  forecasting: "time-series-forecasting",
+  embedding: "feature-extraction",
+};
+const pipelineOf = ({ task = "causal-lm" }: ModelCardData) => PIPELINES[task];
+
+function frontMatter(card: ModelCardData): object {
+  const { kind, hubBase, method, data, license, languages } = card;
+  const relation = kind === "adapter" ? "adapter" : method === undefined ? "quantized" : "finetune";
+  const onnx = card.forTransformersJs ? "transformers.js" : "onnx";
+  const library = { adapter: "peft", model: "transformers", onnx }[kind];
+  const pipeline = pipelineOf(card);
   return {
     ...(hubBase === undefined ? {} : { base_model: hubBase, base_model_relation: relation }),
     library_name: library,
-    pipeline_tag: "text-generation",
+    ...(pipeline === undefined ? {} : { pipeline_tag: pipeline }),
     ...(license === undefined ? {} : { license }),
     ...(languages ? { language: [...languages] } : {}),
     ...(data?.hubId === undefined ? {} : { datasets: [data.hubId] }),
-    tags: [...new Set(["tunesmith", method, ...(kind === "model" ? [] : [library])])],
+    tags: [...new Set(["tunesmith", ...(method ? [method] : []), ...(kind === "model" ? [] : [library])])],
   };
 }
 
-function usage({ kind, base }: ModelCardData): string {
+const GENERATE = `import { generate, loadModel } from "tunesmith";
+
+const model = await loadModel("path/to/this/folder");
+console.log((await generate(model, "...", { maxTokens: 64 })).text);`;
+
+const LOAD = (task: Task) => `import { loadModel } from "tunesmith";
+
+const model = await loadModel("path/to/this/folder", { task: "${task}" });`;
+
+/** transformers.js looks below `localModelPath` for the folder's name. */
+const PIPELINE = (
+  pipeline: string,
+  folder: string,
+) => `import { env, pipeline } from "@huggingface/transformers";
+
+env.localModelPath = "path/to/the/folder/above";
+const run = await pipeline("${pipeline}", ${JSON.stringify(folder)});`;
+
+function usage(card: ModelCardData): string {
+  const { kind, base, title, task = "causal-lm" } = card;
   if (kind !== "adapter") {
-    return fenced(
-      'import { generate, loadModel } from "tunesmith";\n\nconst model = await loadModel("path/to/this/folder");\nconsole.log((await generate(model, "...", { maxTokens: 64 })).text);',
-      "js",
-    );
+    const own = fenced(task === "causal-lm" ? GENERATE : LOAD(task), "js");
+    const pipeline = card.forTransformersJs ? pipelineOf(card) : undefined;
+    return pipeline ? `${fenced(PIPELINE(pipeline, title), "js")}\n\n${own}` : own;
   }
   const js = `import { generate, loadAdapter, loadModel } from "tunesmith";
 
@@ -152,4 +201,13 @@ function fenced(text: string, language = ""): string {
   const longest = Math.max(2, ...[...text.matchAll(/`+/g)].map(([run]) => run.length));
   const fence = "`".repeat(longest + 1);
   return `${fence}${language}\n${text}\n${fence}`;
+}
+
+/** Sections of a card under the given headings, as they stand there. */
+export function cardSections(card: string, headings: readonly string[]): string {
+  const sections = card.split(/^(?=## )/m).slice(1);
+  const wanted = sections.filter((section) =>
+    headings.includes(section.slice(3, section.indexOf("\n")).trim()),
+  );
+  return wanted.map((section) => section.trimEnd()).join("\n\n");
 }
