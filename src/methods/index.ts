@@ -41,7 +41,6 @@ export { type UoraConfig, uora, uoraMethod } from "./lowrank/uora.js";
 export { type VeraConfig, vera, veraMethod } from "./lowrank/vera.js";
 export type { TensorChangeNorm } from "./measure.js";
 export { type MergeOptions, merge } from "./merge.js";
-export type { QuantizedMergeOptions } from "./quantized-merge.js";
 export type {
   Adaptation,
   HookContext,
@@ -68,6 +67,7 @@ export { evenFactors, type SodaConfig, soda, sodaMethod } from "./orthogonal/sod
 export { type StiefelOptions, type StiefelState, stiefelState, stiefelStep } from "./orthogonal/stiefel.js";
 export { type LoadAdapterOptions, loadPeft } from "./peft/load.js";
 export { savePeft } from "./peft/save.js";
+export type { QuantizedMergeOptions } from "./quantized-merge.js";
 export {
   formatReceipt,
   type QuantizedMergeReport,

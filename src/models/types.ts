@@ -92,6 +92,8 @@ export interface StepInfo {
   /** The update that is about to be made, or was just made, from 1. */
   readonly step: number;
   readonly steps: number;
+  /** The optimiser's at this update, its schedule applied. */
+  readonly learningRate: number;
   readonly params: ReadonlyMap<string, Float32Array>;
 }
 

@@ -10,7 +10,7 @@ export async function update(run: Run, group: readonly StepBatch[], options: Fit
   const step = run.step + 1;
   const { hooks, params, guard } = run;
   const { optimizer } = options;
-  const at: StepInfo = { step, steps: options.steps, params };
+  const at: StepInfo = { step, steps: options.steps, learningRate: optimizer.learningRate(step), params };
   await hooks.beforeUpdate?.(at);
   const isTrained = (name: string) => hooks.isTrained?.(name, at) ?? true;
   const { loss, gradients } = await gradientsOf(run, group, stepper, at, true);
