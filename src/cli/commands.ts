@@ -1,6 +1,7 @@
 import { type Command, command } from "./command.js";
 import { dataCheckSchema, dataShowSchema, dataSplitSchema } from "./config/data-schema.js";
 import { configExplainSchema, configShowSchema } from "./config/inspection.js";
+import { predictSchema } from "./config/predict-schema.js";
 import {
   convertSchema,
   evalSchema,
@@ -35,7 +36,7 @@ export const commands: readonly Command[] = [
   }),
   command({
     name: "train",
-    summary: "train an adapter (or the whole model) on text",
+    summary: "train an adapter (or the whole model) on text, images, sounds or series",
     configFile: true,
     schema: trainSchema,
     extra: methodOptions,
@@ -47,12 +48,21 @@ export const commands: readonly Command[] = [
   }),
   command({
     name: "eval",
-    summary: "perplexity on text, scores of answers, tasks of the LM evaluation harness, comparisons",
+    summary:
+      "perplexity on text, scores of a model's task, scores of answers, tasks of the LM evaluation harness, comparisons",
     schema: evalSchema,
     positional: "model",
     example:
       "tunesmith eval MODEL --adapter adapter --data answers.jsonl --task generate --metrics exact_match,rougeL",
     run: async (options, context) => (await import("./commands/eval.js")).runEval(options, context),
+  }),
+  command({
+    name: "predict",
+    summary: "classes, numbers, tags, texts, vectors or forecasts of a model for rows of data",
+    schema: predictSchema,
+    positional: "model",
+    example: "tunesmith predict MODEL --adapter adapter --data new.csv --out predictions.jsonl",
+    run: async (options, context) => (await import("./commands/predict.js")).runPredict(options, context),
   }),
   command({
     name: "generate",

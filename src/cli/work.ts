@@ -13,7 +13,9 @@ import { formatReceipt, loadAdapter } from "../methods/index.js";
 import {
   type CausalLm,
   exportOnnx,
+  type LoadOptions,
   loadModel,
+  type Model,
   type ModelFor,
   saveModel,
   type Task,
@@ -29,11 +31,13 @@ export async function openModel<T extends Task | "auto" = "causal-lm">(
   ui: Ui,
   signal: AbortSignal,
   task?: T,
+  head: Pick<LoadOptions, "labels" | "seed"> = {},
 ): Promise<ModelFor<T>> {
   let shown: { file: string; bar: Progress } | undefined;
   try {
     return await loadModel<T>(path, {
       ...(task === undefined ? {} : { task }),
+      ...head,
       signal,
       onProgress({ file, loaded, total }) {
         if (shown?.file !== file) {
@@ -56,7 +60,16 @@ export async function openAdapted<T extends Task | "auto" = "causal-lm">(
   task?: T,
 ): Promise<ModelFor<T>> {
   const model = await openModel(options.model, ui, signal, task);
-  if (options.adapter === undefined) return model;
+  const { adapter } = options;
+  return adapter === undefined ? model : withAdapter(model, { ...options, adapter }, ui);
+}
+
+/** The model with an adapter's folder on it. */
+export async function withAdapter<M extends Model>(
+  model: M,
+  options: { adapter: string; anyBase: boolean },
+  ui: Ui,
+): Promise<M> {
   const { tokenizer } = model;
   const chatTemplate = await readTemplate(options.adapter);
   // Conversations are laid out as they were when the adapter was trained.
@@ -67,7 +80,7 @@ export async function openAdapted<T extends Task | "auto" = "causal-lm">(
 }
 
 /** Writes a model without adapters: as a Hugging Face folder, or as ONNX when that is what it came from. */
-export async function saveWhole(model: CausalLm, folder: string): Promise<readonly string[]> {
+export async function saveWhole(model: Model, folder: string): Promise<readonly string[]> {
   if (model.architecture === "onnx") return (await exportOnnx(model, folder)).files;
   return (await saveModel(model, folder)).files.map((name) => joinPath(folder, name));
 }
@@ -76,7 +89,7 @@ export async function saveWhole(model: CausalLm, folder: string): Promise<readon
  * Before a long run whose result is a whole model: it cannot be written over the files the base is read from.
  * Throws `file-write-failed`.
  */
-export async function checkOut(base: CausalLm, folder: string): Promise<void> {
+export async function checkOut(base: Model, folder: string): Promise<void> {
   const { origin, architecture } = base;
   if (architecture === "onnx" || origin === undefined) return;
   const home = (await stat(origin)).isDirectory ? origin : dirname(origin);
@@ -93,7 +106,7 @@ export function required<T>(value: T | undefined, key: string): T {
 }
 
 /** The tokenizer of a model; throws `tokenizer-unsupported` when it has none. */
-export function tokenizerOf(model: CausalLm): Tokenizer {
+export function tokenizerOf(model: Model): Tokenizer {
   if (model.tokenizer) return model.tokenizer;
   throw new TunesmithError("tokenizer-unsupported", `${model.origin ?? "the model"} has no tokenizer`, {
     fix: "put its tokenizer files (tokenizer.json, tokenizer.model, ...) beside the model",

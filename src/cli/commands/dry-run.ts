@@ -1,19 +1,17 @@
 import { isAdapted, isUnfrozen } from "../../methods/index.js";
-import { type MemoryPlan, memoryPlan, nextToken, stateFactor } from "../../training/index.js";
+import { type MemoryPlan, memoryPlan } from "../../training/index.js";
+import { bytesIn } from "../config/flags.js";
 import { formatBytes, table, type Ui } from "../ui.js";
-import { type Prepared, type RunConfig, trainableCount } from "./train.js";
+import { type Prepared, type RunConfig, trainableCount } from "./prepare-run.js";
 
 /** Prints what a run would do. */
 export function dryRun(config: RunConfig, prepared: Prepared, ui: Ui): void {
-  const { model, steps, stepsPerEpoch, lengths } = prepared;
+  const { model, steps, stepsPerEpoch, objective, shape } = prepared;
   const parameters = trainableCount(model);
   const sites = trainedPlaces(prepared);
-  const { padId } = prepared;
-  const { batchSize } = config;
-  const shape = { batch: batchSize, length: Math.max(...lengths) };
-  const memory = memoryPlan(nextToken(model, { batchSize, lengths, padId }), shape, {
+  const memory = memoryPlan(objective, shape, {
     recompute: config.recompute,
-    stateFactor: stateFactor(prepared.optimizer),
+    optimizer: prepared.optimizer,
   });
   const histogram = rowHistogram(prepared);
   ui.say(`\n${sites.length} places are trained`);
@@ -21,7 +19,7 @@ export function dryRun(config: RunConfig, prepared: Prepared, ui: Ui): void {
   if (sites.length > 12) ui.say(`  ... and ${sites.length - 12} more`);
   ui.say("\nmemory (estimate)");
   ui.say(memoryTable(memory));
-  ui.say("\nrows by length");
+  if (histogram.length > 0) ui.say("\nrows by length");
   ui.say(
     table(
       histogram.map(({ from, to, rows }) => [`${from}-${to}`, `${rows} ${"#".repeat(bar(rows, histogram))}`]),
@@ -35,7 +33,7 @@ export function dryRun(config: RunConfig, prepared: Prepared, ui: Ui): void {
     steps,
     stepsPerEpoch,
     memory: { ...memory, estimate: true },
-    rows: prepared.train.length,
+    rows: prepared.rows,
     rowLengths: histogram,
   });
 }
@@ -50,14 +48,26 @@ function trainedPlaces({ model }: Prepared): string[] {
   ]);
 }
 
-const memoryTable = (memory: MemoryPlan): string =>
-  table([
-    ["weights", `${formatBytes(memory.weights)} (mapped from the file)`],
-    ["parameters", formatBytes(memory.parameters)],
-    ["optimiser", formatBytes(memory.optimizer)],
-    ["a step", `${formatBytes(memory.activations)} (activations and gradients)`],
-    ["sum", formatBytes(memory.total)],
-  ]);
+/** A memory plan as rows of a table; what takes nothing is left out. */
+export function memoryTable(plan: MemoryPlan): string {
+  const rows: [string, number | undefined][] = [
+    ["weights, mapped from their file", plan.weights],
+    ["copies of weights", plan.packed],
+    ["parameters", plan.parameters],
+    ["gradients", plan.gradients],
+    ["optimiser", plan.optimizer],
+    ["a step", plan.activations],
+    ["an evaluation", plan.evaluation],
+    ["best parameters", plan.best],
+    ["kept activations", plan.prefixCache],
+    ["between threads", plan.transfers],
+    ["runtime", plan.runtime],
+    ["sum", plan.total],
+    ["in use already", plan.inUse],
+    ["peak", plan.peak],
+  ];
+  return table(rows.flatMap(([name, bytes]) => (bytes ? [[name, formatBytes(bytes)] as const] : [])));
+}
 
 interface Bin {
   readonly from: number;
@@ -67,11 +77,12 @@ interface Bin {
 
 const BINS = 8;
 
-function rowHistogram({ train, lengths }: Prepared): Bin[] {
-  const width = Math.ceil(Math.max(...lengths) / BINS);
+function rowHistogram({ rowTokens }: Prepared): Bin[] {
+  if (rowTokens.length === 0) return [];
+  const width = Math.ceil(Math.max(...rowTokens) / BINS);
   return Array.from({ length: BINS }, (_, index) => {
     const [from, to] = [index * width + 1, (index + 1) * width];
-    return { from, to, rows: train.filter(({ tokens }) => tokens >= from && tokens <= to).length };
+    return { from, to, rows: rowTokens.filter((tokens) => tokens >= from && tokens <= to).length };
   });
 }
 

@@ -7,7 +7,6 @@ import { flagOf } from "../config/flags.js";
 import type { EvalConfig } from "../config/schema.js";
 import { formatCount, table } from "../ui.js";
 import {
-  openAdapted,
   packingFor,
   readData,
   required,
@@ -17,6 +16,7 @@ import {
   tokenizeOptions,
   tokenizerOf,
 } from "../work.js";
+import { openForTask } from "./task-model.js";
 
 export async function runEval(config: EvalConfig, context: Context): Promise<void> {
   const { compare, tasks, task } = config;
@@ -63,8 +63,12 @@ function checkOptions(config: EvalConfig): void {
   }
 }
 
-async function runPerplexity(config: EvalConfig, { ui, signal }: Context): Promise<void> {
-  const model = await openAdapted({ ...config, model: required(config.model, "model") }, ui, signal);
+async function runPerplexity(config: EvalConfig, context: Context): Promise<void> {
+  const { ui, signal } = context;
+  const opened = { ...config, model: required(config.model, "model") };
+  const any = await openForTask(opened, ui, signal);
+  if (any.task !== "causal-lm") return (await import("./eval-own.js")).runOwnTask(any, config, context);
+  const model = any;
   const tokenizer = tokenizerOf(model);
   const { rows } = await readData(required(config.data, "data"), config);
   const length = rowLength(model, config.length);

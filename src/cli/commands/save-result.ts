@@ -5,9 +5,9 @@ import {
   isAdapted,
   isUnfrozen,
   saveAdapter,
-  type UnfrozenLm,
+  type Unfrozen,
 } from "../../methods/index.js";
-import type { CausalLm } from "../../models/index.js";
+import type { Model } from "../../models/index.js";
 import { readTensor, toFloat32 } from "../../tensor/index.js";
 import { formatCount, type Ui } from "../ui.js";
 import { saveWhole } from "../work.js";
@@ -20,7 +20,7 @@ export interface SavedResult {
 }
 
 /** Writes what was trained (an adapter as a PEFT folder, a whole model as a model folder), prints and returns the receipt. */
-export async function saveResult(model: CausalLm, folder: string, ui: Ui): Promise<SavedResult> {
+export async function saveResult(model: Model, folder: string, ui: Ui): Promise<SavedResult> {
   if (isAdapted(model)) {
     const receipt = await saveAdapter(model, folder);
     const text = formatReceipt(receipt);
@@ -40,7 +40,7 @@ export async function saveResult(model: CausalLm, folder: string, ui: Ui): Promi
   return { kind, receipt: { action: "save", method: "full", files, ...change }, text };
 }
 
-async function changeOf({ base, unfrozen }: UnfrozenLm) {
+async function changeOf({ base, unfrozen }: Unfrozen) {
   let [squares, tensorsChanged, trainableParameters] = [0, 0, 0];
   for (const [name, { tensor }] of unfrozen) {
     const source = base.weights.get(name)?.source;

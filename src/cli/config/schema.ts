@@ -1,5 +1,6 @@
 import { z } from "zod";
 import { ADAPTER_FORMATS, methodNamed, methodNames } from "../../methods/index.js";
+import { objectiveNames } from "../../training/objectives/index.js";
 import { optimizerNames, scheduleNames } from "../../training/optim/index.js";
 import { bytesField, dataField, rowsShape, tokensShape } from "./data-schema.js";
 
@@ -58,6 +59,22 @@ const optimizerOption = z.union([
   z.array(z.record(z.string(), z.union([simple, z.record(z.string(), simple)]))),
 ]);
 
+/** Tasks that a model can be trained for. */
+const TASKS = [
+  "causal-lm",
+  "masked-lm",
+  "seq2seq",
+  "sequence-classification",
+  "token-classification",
+  "image-classification",
+  "audio-classification",
+  "regression",
+  "forecasting",
+  "embedding",
+] as const;
+
+const taskOption = z.union([simple, z.array(z.number()), z.record(z.string(), z.number())]);
+
 /** A training run but for its method's own options. */
 export const trainSchema = z.strictObject({
   model: modelField,
@@ -66,6 +83,23 @@ export const trainSchema = z.strictObject({
     .enum(methodNames as [string, ...string[]])
     .default("lora")
     .describe("what is trained"),
+  task: z
+    .enum(TASKS)
+    .optional()
+    .describe("what the model is trained for; default: its own task, or that of the rows (tasks.md)"),
+  taskOptions: z
+    .record(z.string(), taskOption)
+    .default({})
+    .describe("options of the task, such as labelSmoothing, classWeights, multiLabel, loss, flip or spans"),
+  objective: z
+    .enum(objectiveNames as [string, ...string[]])
+    .optional()
+    .describe("what a language model learns; default: dpo for preference rows, kto for verdicts, else sft"),
+  objectiveOptions: z
+    .record(z.string(), simple)
+    .default({})
+    .describe("options of the objective, such as beta or loss (objectives.md)"),
+  teacher: z.string().min(1).optional().describe("model to learn from, for distillation"),
   out: z.string().min(1).describe("folder the result is written to"),
   steps: count().optional().describe("optimiser steps; default: from epochs"),
   epochs: z.number().positive().default(1).describe("passes over the data, unless steps are given"),
@@ -101,6 +135,19 @@ export const trainSchema = z.strictObject({
   patience: count().optional().describe("stop after so many evaluations without improvement"),
   runDir: z.string().min(1).optional().describe("folder of checkpoints and metrics; default: OUT/.run"),
   resume: z.boolean().default(false).describe("continue from the newest checkpoint"),
+  fastForward: z
+    .strictObject({
+      interval: count().optional(),
+      burnIn: count(0).optional(),
+      maxTrials: count(0).optional(),
+      revert: z.boolean().optional(),
+      growth: z.enum(["linear", "geometric"]).optional(),
+      patience: count().optional(),
+      adaptive: z.boolean().optional(),
+      validationBatches: count().optional(),
+    })
+    .optional()
+    .describe('Fast Forward stages between steps, as JSON: {"interval": 6, "validationBatches": 2}'),
   recompute: z.boolean().default(false).describe("recompute activations: less memory, more time"),
   prefixCache: bytesField
     .default(0)
@@ -117,7 +164,9 @@ export const evalSchema = z.strictObject({
   task: z
     .enum(["perplexity", "generate", "choices", "classify", "predictions"])
     .default("perplexity")
-    .describe("what is asked about each row; predictions: rows hold them already, and no model is needed"),
+    .describe(
+      "what is asked about each row; perplexity: models of other tasks give the scores of their own; predictions: rows hold them already, and no model is needed",
+    ),
   metrics: z.array(z.string()).min(1).optional().describe("scores to compute; default: those of the task"),
   tasks: z.array(z.string()).min(1).optional().describe("task files of the LM evaluation harness"),
   compare: z

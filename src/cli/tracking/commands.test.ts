@@ -8,7 +8,7 @@ import type { Context } from "../command.js";
 import { runRunsCompare, runRunsDelete, runRunsList, runRunsShow } from "../commands/runs.js";
 import { runRunsExport } from "../commands/runs-export.js";
 import { runRunsPlot } from "../commands/runs-plot.js";
-import type { RunConfig } from "../commands/train.js";
+import type { RunConfig } from "../commands/prepare-run.js";
 import { resolveOptions } from "../config/resolve.js";
 import { runSchema } from "../config/schema.js";
 import { followRun, type Outcome } from "./follow.js";

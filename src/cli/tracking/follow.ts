@@ -18,7 +18,7 @@ import {
   type TrainEvent,
 } from "../../training/index.js";
 import type { Context } from "../command.js";
-import type { RunConfig } from "../commands/train.js";
+import type { RunConfig } from "../commands/prepare-run.js";
 import type { Ui } from "../ui.js";
 import { version } from "../version.js";
 import { openForRun, withoutPassword } from "./location.js";

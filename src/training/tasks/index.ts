@@ -37,6 +37,7 @@ export {
   exampleList,
   labelSetExamples,
   maskedExamples,
+  namesIn,
   numberExamples,
   preferenceExamples,
   scoredPairExamples,

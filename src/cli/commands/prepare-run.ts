@@ -1,0 +1,221 @@
+import { type Layout, paddingId, type Row, splitDataset } from "../../data/index.js";
+import { TunesmithError } from "../../errors/index.js";
+import { applyMethod, isAdapted, isUnfrozen, methodNamed, setActive } from "../../methods/index.js";
+import type { CausalLm, Model } from "../../models/index.js";
+import {
+  createOptimizer,
+  createSchedule,
+  type ModelCardDataset,
+  type Objective,
+  type Optimizer,
+  objectiveForLayout,
+  objectiveNamed,
+  prepareObjective,
+  type ScheduleConfig,
+  type StepShape,
+} from "../../training/index.js";
+import type { Context } from "../command.js";
+import type { TrainConfig } from "../config/schema.js";
+import { formatCount, table, type Ui } from "../ui.js";
+import { openModel, packingFor, readData, rowLength, tokenizeOptions, tokenizerOf } from "../work.js";
+
+/** The run's configuration with its method's options beside it. */
+export type RunConfig = TrainConfig & Readonly<Record<string, unknown>>;
+
+/** Everything of a run that is decided before its first step. */
+export interface Prepared {
+  readonly base: Model;
+  readonly model: Model;
+  readonly objective: Objective;
+  /** Tokens of each training row; empty where rows have none. */
+  readonly rowTokens: readonly number[];
+  /** Examples, or packed rows, of an epoch. */
+  readonly rows: number;
+  /** The largest batch. */
+  readonly shape: StepShape;
+  readonly steps: number;
+  readonly stepsPerEpoch: number;
+  readonly optimizer: Optimizer;
+  readonly unit: "tokens" | "examples";
+  readonly data: ModelCardDataset;
+}
+
+/** Loads model and data, makes rows, applies the method. */
+export async function prepareRun(config: RunConfig, context: Context): Promise<Prepared> {
+  const { ui, signal } = context;
+  checkEvaluations(config);
+  const { task } = config;
+  const opened = await openModel(config.model, ui, signal, task === "causal-lm" ? task : "auto");
+  if (opened.task === "causal-lm" && (task ?? "causal-lm") === "causal-lm") {
+    return prepareLanguage(opened, config, context);
+  }
+  if (config.objective !== undefined || config.teacher !== undefined) {
+    throw new TunesmithError("config-invalid", "--objective and --teacher are of language models", {
+      fix: `leave them out: ${task ?? opened.task} has its own objective (--task-options)`,
+    });
+  }
+  return (await import("./prepare-task.js")).prepareTask(opened, config, context);
+}
+
+/** A run of a causal language model. */
+async function prepareLanguage(
+  base: CausalLm,
+  config: RunConfig,
+  { ui, signal }: Context,
+): Promise<Prepared> {
+  const tokenizer = tokenizerOf(base);
+  const length = rowLength(base, config.length);
+  const { train, validation, source } = await readRows(config, ui);
+  const name = config.objective ?? objectiveForLayout(source.layout as Layout);
+  const entry = objectiveNamed(name);
+  if (entry.needsTeacher && config.teacher === undefined) {
+    throw new TunesmithError("config-invalid", `--objective ${name} needs --teacher`, {
+      fix: "name the model to learn from",
+    });
+  }
+  const teacher = config.teacher === undefined ? undefined : await openModel(config.teacher, ui, signal);
+  const model = await applyMethod(base, config.method, methodOptions(config), { seed: config.seed });
+  const bar = ui.progress("tokenizing", train.length);
+  const onProgress = (done: number) => bar.update(Math.min(done, train.length));
+  const { batchSize } = config;
+  const prepared = (() => {
+    try {
+      return prepareObjective(
+        name,
+        {
+          ...{ model, tokenizer, train, validation, batchSize, length, teacher },
+          padId: paddingId(tokenizer),
+          tokens: { ...tokenizeOptions(config), onProgress },
+          packing: packingFor(base, config.packing),
+          reference: entry.needsReference ? referenceOf(model) : undefined,
+        },
+        config.objectiveOptions,
+      );
+    } finally {
+      bar.stop();
+    }
+  })();
+  if (prepared.truncated > 0)
+    ui.note(`${prepared.truncated} examples were cut or left out at ${length} tokens (--length)`);
+  if (prepared.eosMissing) ui.note("the tokenizer has no end-of-sequence token: documents have no end mark");
+  const tokens = prepared.rowTokens.reduce((a, b) => a + b, 0);
+  const { heldOutTokens, trainedTokens, truncated, lengths, examples } = prepared;
+  const data = {
+    ...{ ...source, source: config.data, tokens, trainedTokens, truncated },
+    ...(heldOutTokens > 0 ? { heldOutTokens } : {}),
+  };
+  return finish(config, ui, {
+    ...{ base, model, data },
+    objective: prepared.objective,
+    rowTokens: prepared.rowTokens,
+    rows: examples,
+    shape: prepared.shape,
+    unit: "tokens",
+    batchesPerEpoch: prepared.batchesPerEpoch,
+    described: `${formatCount(tokens)} tokens in ${prepared.rowTokens.length} rows of ${lengths}`,
+    heldOut: heldOutTokens > 0 ? `${formatCount(heldOutTokens)} tokens` : "nothing",
+  });
+}
+
+/** The model as it was before: without its adapters, or with the weights it started from. */
+function referenceOf(model: CausalLm): CausalLm | undefined {
+  if (isAdapted(model)) return setActive(model, []);
+  return isUnfrozen(model) ? (model.base as CausalLm) : undefined;
+}
+
+/** What the two kinds of runs have found out. */
+export interface Found extends Omit<Prepared, "steps" | "stepsPerEpoch" | "optimizer"> {
+  readonly batchesPerEpoch: number;
+  /** The data and what is held out, for people. */
+  readonly described: string;
+  readonly heldOut: string;
+}
+
+/** Steps and optimiser; says what the run is. */
+export function finish(config: RunConfig, ui: Ui, found: Found): Prepared {
+  const { batchesPerEpoch, described, heldOut, ...rest } = found;
+  const { batchSize, accumulate } = config;
+  const stepsPerEpoch = Math.max(1, Math.ceil(batchesPerEpoch / accumulate));
+  const steps = config.steps ?? Math.max(1, Math.ceil(config.epochs * stepsPerEpoch));
+  ui.say(
+    table([
+      ["model", `${config.model} (${rest.base.architecture}, ${rest.base.task})`],
+      ["method", `${config.method}, ${formatCount(trainableCount(rest.model))} trainable parameters`],
+      ["objective", rest.objective.name],
+      ["data", described],
+      ["held out", heldOut],
+      ["steps", `${steps} of ${batchSize * accumulate} rows`],
+    ]),
+  );
+  return { ...rest, steps, stepsPerEpoch, optimizer: optimizerOf(config, steps, rest.model) };
+}
+
+/** An option that would do nothing is a mistake. Throws `config-invalid`. */
+function checkEvaluations({ patience, evalEvery, validation, validationShare }: RunConfig): void {
+  const option = patience === undefined ? "--eval-every" : "--patience";
+  const nothing = validation === undefined && validationShare === 0;
+  if (nothing && (patience !== undefined || evalEvery > 0)) {
+    throw new TunesmithError("config-invalid", `${option}: there is no validation data to evaluate on`, {
+      fix: "give --validation, or a --validation-share above 0",
+    });
+  }
+  if (patience === undefined || evalEvery > 0) return;
+  throw new TunesmithError("config-invalid", "--patience counts evaluations, and there is only the last", {
+    fix: "give --eval-every, the steps between evaluations",
+  });
+}
+
+export interface ReadRows {
+  readonly train: readonly Row[];
+  readonly validation: readonly Row[];
+  readonly source: Pick<ModelCardDataset, "layout" | "rows" | "dropped">;
+}
+
+/** Rows to train on and rows held out. */
+export async function readRows(config: TrainConfig, ui: Ui): Promise<ReadRows> {
+  const dataset = await readData(config.data, config);
+  const { dropped, capped } = dataset.report;
+  const { guess } = dataset;
+  if (guess && guess.confidence < 1)
+    ui.note(`read as ${guess.layout}: ${guess.reason} (--layout, --fields; tunesmith data check says more)`);
+  if (dropped.length > 0)
+    ui.note(
+      `${dropped.length} rows or files were left out, such as ${dropped[0]?.row}: ${dropped[0]?.reason}`,
+    );
+  if (capped) ui.note("the folder holds more text than is read (--max-bytes)");
+  const source = { layout: dataset.layout, rows: dataset.rows.length, dropped: dropped.length };
+  if (config.validation !== undefined) {
+    return { train: dataset.rows, validation: (await readData(config.validation, config)).rows, source };
+  }
+  if (config.validationShare === 0) return { train: dataset.rows, validation: [], source };
+  return { ...splitDataset(dataset, { validation: config.validationShare, seed: config.seed }), source };
+}
+
+export const trainableCount = (model: Model): number =>
+  [...model.parameters.values()].reduce(
+    (sum, { trainable, tensor }) => sum + (trainable ? tensor.data.length : 0),
+    0,
+  );
+
+/** The options that belong to the method. */
+export function methodOptions(config: RunConfig): Record<string, unknown> {
+  const own = Object.keys(methodNamed(config.method).options.shape);
+  return Object.fromEntries(
+    own.flatMap((key) => (config[key] === undefined ? [] : [[key, config[key]] as const])),
+  );
+}
+
+function optimizerOf(config: TrainConfig, totalSteps: number, model: Model): Optimizer {
+  const { lr, weightDecay, maxGradNorm, warmup } = config;
+  const rise = warmup >= 1 ? { warmupSteps: Math.round(warmup) } : warmup > 0 ? { warmupRatio: warmup } : {};
+  const described = { ...rise, ...config.scheduleOptions, type: config.schedule, totalSteps };
+  const names = [...model.parameters.values()].filter(({ trainable }) => trainable).map(({ name }) => name);
+  const options = {
+    maxGradNorm,
+    ...(lr === undefined ? {} : { lr }),
+    ...(weightDecay === undefined ? {} : { weightDecay }),
+    ...config.optimizerOptions,
+  };
+  const schedule = createSchedule(described as ScheduleConfig);
+  return createOptimizer(config.optimizer, options, { schedule, totalSteps, names });
+}

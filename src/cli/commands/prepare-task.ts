@@ -1,0 +1,104 @@
+import type { Layout } from "../../data/index.js";
+import { type Row, readSeries } from "../../data/index.js";
+import { applyMethod, methodNamed } from "../../methods/index.js";
+import type { Model, TensorModel } from "../../models/index.js";
+import { objectiveFor, type TaskOptions, textLength } from "../../training/index.js";
+import type { Context } from "../command.js";
+import { formatCount, type Ui } from "../ui.js";
+import { type Found, finish, methodOptions, type Prepared, type RunConfig, readRows } from "./prepare-run.js";
+import { freshModules, newLabels, openWithHead, processorOf, taskOfRun } from "./task-model.js";
+
+/** A run of a model of any other task than causal language modelling. */
+export async function prepareTask(opened: Model, config: RunConfig, context: Context): Promise<Prepared> {
+  const { ui } = context;
+  if ((config.task ?? opened.task) === "forecasting") return prepareForecast(opened, config, ui);
+  const { train, validation, source } = await readRows(config, ui);
+  const all = [...train, ...validation];
+  const base = await baseFor(opened, config, source.layout as Layout, all, context);
+  const model = (await withMethod(opened, base, config, ui)) as TensorModel;
+  const processor = await processorOf(model);
+  const options = taskOptions(config, processor);
+  const objective = objectiveFor(model, { train, validation }, options);
+  const examples = Number(objective.identity.examples);
+  return finish(config, ui, {
+    ...{ base, model, objective },
+    rowTokens: [],
+    rows: examples,
+    shape: largestBatch(model, config),
+    unit: "examples",
+    batchesPerEpoch: Math.ceil(examples / config.batchSize),
+    described: `${formatCount(examples)} examples (${source.layout})`,
+    heldOut: validation.length > 0 ? `${formatCount(validation.length)} rows` : "nothing",
+    data: { ...source, source: config.data, tokens: 0, trainedTokens: 0, truncated: 0 },
+  });
+}
+
+const taskOptions = (config: RunConfig, processor?: Record<string, unknown>): TaskOptions => ({
+  ...config.taskOptions,
+  batchSize: config.batchSize,
+  length: config.length,
+  seed: config.seed,
+  ...(processor ? { processor } : {}),
+});
+
+/** The model for the run's task, with a fresh head where the rows have other classes. */
+async function baseFor(
+  opened: Model,
+  config: RunConfig,
+  layout: Layout,
+  rows: readonly Row[],
+  { ui, signal }: Context,
+): Promise<Model> {
+  const task = taskOfRun(opened.task, layout, config.task);
+  const { seed } = config;
+  const first = task === opened.task ? opened : await openWithHead(config.model, { task, seed }, ui, signal);
+  const labels = newLabels(first, rows, config.taskOptions.multiLabel === true);
+  if (!labels) return first;
+  ui.note(
+    `a new head for ${labels.length} classes: ${labels.slice(0, 8).join(", ")}${labels.length > 8 ? ", ..." : ""}`,
+  );
+  return openWithHead(config.model, { task, labels, seed }, ui, signal);
+}
+
+/** The method on the model; a head that the file does not have is trained whole. */
+async function withMethod(opened: Model, base: Model, config: RunConfig, ui: Ui): Promise<Model> {
+  const options = methodOptions(config);
+  const fresh = base === opened ? [] : freshModules(opened, base);
+  if (fresh.length > 0 && options.modulesToSave === undefined) {
+    if ("modulesToSave" in methodNamed(config.method).options.shape) options.modulesToSave = fresh;
+    else if (config.method !== "full")
+      ui.note(`the new head (${fresh.join(", ")}) is not trained by ${config.method}`);
+  }
+  return applyMethod(base, config.method, options, { seed: config.seed });
+}
+
+async function prepareForecast(base: Model, config: RunConfig, ui: Ui): Promise<Prepared> {
+  const series = await readSeries(config.data);
+  const model = (await applyMethod(base, config.method, methodOptions(config), {
+    seed: config.seed,
+  })) as TensorModel;
+  const objective = objectiveFor(model, { series }, taskOptions(config));
+  const examples = Number(objective.identity.examples);
+  const steps = series.values.shape[0] as number;
+  const found: Found = {
+    ...{ base, model, objective },
+    rowTokens: [],
+    rows: examples,
+    shape: { ...largestBatch(model, config), channels: series.channels.length },
+    unit: "examples",
+    batchesPerEpoch: Math.ceil(examples / config.batchSize),
+    described: `${formatCount(examples)} windows over ${formatCount(steps)} steps of ${series.channels.length} channels`,
+    heldOut: "the series' validation part",
+    data: {
+      ...{ source: config.data, layout: "series", rows: steps, dropped: 0 },
+      ...{ tokens: 0, trainedTokens: 0, truncated: 0 },
+    },
+  };
+  return finish(config, ui, found);
+}
+
+const largestBatch = (model: TensorModel, { batchSize, length }: RunConfig) => ({
+  batch: batchSize,
+  length: textLength(model, length),
+  decoder_length: textLength(model, length),
+});
