@@ -40,6 +40,7 @@ export { type InFloat32Options, inFloat32, widenWeights } from "./passes/in-floa
 export { bindInputs, type InlineOptions, inlineControlFlow } from "./passes/inline-control.js";
 export { lowerMarkers } from "./passes/lower-markers.js";
 export { prune } from "./passes/prune.js";
+export { type QuantizeGraphOptions, quantizeGraph } from "./passes/quantize.js";
 export { specialise } from "./passes/specialise.js";
 export * from "./quantize/index.js";
 export { type RewriteOptions, recompute, rewrite, rewriteValues, substitute, type Visit } from "./rewrite.js";

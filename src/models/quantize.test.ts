@@ -25,6 +25,7 @@ const distance = (a: Tensor, b: Tensor): number => {
 
 const kinds: [string, QuantizeModelOptions, number][] = [
   ["int8", { kind: "int8" }, 0.02],
+  ["int8-dynamic", { kind: "int8-dynamic" }, 0.1],
   ["int4", { kind: "int4", blockSize: 16 }, 0.35],
   ["int4 with zero points", { kind: "int4", symmetric: false, blockSize: 16 }, 0.35],
   ["nf4", { kind: "nf4", blockSize: 16 }, 0.5],

@@ -61,10 +61,24 @@ export function quantizeMatrix(
       parts: { codes: tensor("int8", [rows, columns], codes), scales: tensor("float32", [rows], scales) },
     };
   }
+  if (settings.kind === "int8-dynamic") {
+    const { codes, scales } = quantizeInt8(weight, rows, columns);
+    // MatMulInteger reads the weight as it multiplies, inputs by outputs.
+    const turned = tensor("int8", [columns, rows], turnedCodes(codes, rows, columns));
+    return { ...whole, parts: { codes: turned, scales: tensor("float32", [rows], scales) } };
+  }
   return {
     ...whole,
     parts: settings.kind === "int4" ? int4(weight, rows, columns, settings) : nf4(weight, settings),
   };
+}
+
+function turnedCodes(codes: Int8Array, rows: number, columns: number): Int8Array {
+  const out = new Int8Array(codes.length);
+  for (let row = 0; row < rows; row++)
+    for (let column = 0; column < columns; column++)
+      out[column * rows + row] = codes[row * columns + column] as number;
+  return out;
 }
 
 function int4(
@@ -110,6 +124,10 @@ export function dequantizeMatrix({ rows, columns, settings, parts }: QuantizedMa
     const codes = parts.codes?.data as Int8Array;
     return dequantizeInt8({ codes, scales: floats("scales") }, rows, columns);
   }
+  if (settings.kind === "int8-dynamic") {
+    const codes = turnedCodes(parts.codes?.data as Int8Array, columns, rows);
+    return dequantizeInt8({ codes, scales: floats("scales") }, rows, columns);
+  }
   if (settings.kind === "int4") {
     const zeros = parts.zeros ? { zeros: bytes("zeros") } : {};
     const packed = { codes: bytes("codes"), scales: floats("scales"), ...zeros };
@@ -144,7 +162,8 @@ function singleScales({ parts }: QuantizedMatrix<Value>): Value {
  * int8 is made floats before a Gemm, which costs little and is exact; int4 is MatMulNBits, nf4 MatMulBnb4.
  */
 export function quantizedProduct(x: Value, matrix: QuantizedMatrix<Value>, bias?: Value): Value {
-  const { rows, columns, settings } = matrix;
+  const { rows, columns, settings, parts } = matrix;
+  if (settings.kind === "int8-dynamic") return integerProduct(x, parts, bias);
   if (settings.kind !== "int8") {
     const [y] = fusedProduct(x, matrix, bias).outputs as [Value];
     return settings.kind === "nf4" && bias ? ops.add(y, bias) : y;
@@ -152,6 +171,14 @@ export function quantizedProduct(x: Value, matrix: QuantizedMatrix<Value>, bias?
   const flat = x.shape.length === 2 ? x : ops.reshape(x, [dimProduct(x.shape.slice(0, -1)), columns], [x]);
   const y = ops.gemm(flat, quantizedWeight(matrix), bias, { transB: true });
   return x.shape.length === 2 ? y : ops.reshape(y, [...x.shape.slice(0, -1), rows], [x]);
+}
+
+/** The activations' range is found while it runs; the product is one of integers. */
+function integerProduct(x: Value, { codes, scales }: QuantizedMatrix<Value>["parts"], bias?: Value): Value {
+  const [quantized, scale, zero] = makeNode("DynamicQuantizeLinear", [x]).outputs as [Value, Value, Value];
+  const product = ops.cast(op("MatMulInteger", [quantized, codes, zero]), "float32");
+  const y = ops.mul(product, ops.mul(scale, scales as Value));
+  return bias ? ops.add(y, bias) : y;
 }
 
 /** MatMulNBits with its bias, or MatMulBnb4 without. */
@@ -186,6 +213,10 @@ export const partName = (name: string, part: string): string => `${name}${SUFFIX
 export function quantizedWeight(matrix: QuantizedMatrix<Value>): Value {
   if (matrix.settings.kind === "int8")
     return op("DequantizeLinear", [matrix.parts.codes, matrix.parts.scales], { axis: { i: 0 } });
+  if (matrix.settings.kind === "int8-dynamic") {
+    const { codes, scales } = matrix.parts;
+    return ops.transpose(op("DequantizeLinear", [codes, scales], { axis: { i: 1 } }), [1, 0]);
+  }
   const node = fusedProduct(input("x", "float32", [1, matrix.columns]), matrix);
   return dequantised(node.inputs, node.inputs[2] as Value, node);
 }

@@ -1,7 +1,10 @@
 import { TunesmithError } from "../../errors/index.js";
 
-/** How weights are kept: 8 bits per output channel, 4 bits in blocks, or 4-bit NormalFloat in blocks. */
-export type QuantizationKind = "int8" | "int4" | "nf4";
+/**
+ * How weights are kept: 8 bits per output channel, 4 bits in blocks, or 4-bit NormalFloat in blocks. `int8-dynamic` also rounds
+ * activations to 8 bits while it runs and multiplies integers, as files called `model_quantized.onnx` do.
+ */
+export type QuantizationKind = "int8" | "int8-dynamic" | "int4" | "nf4";
 
 /** How weights are quantised; what is left out takes the kind's default. */
 export interface QuantizationOptions {
@@ -30,6 +33,7 @@ export interface Quantization {
 
 const OWN: Readonly<Record<QuantizationKind, readonly string[]>> = {
   int8: [],
+  "int8-dynamic": [],
   int4: ["blockSize", "symmetric", "activations"],
   nf4: ["blockSize", "doubleQuant"],
 };
@@ -48,7 +52,7 @@ export function quantizationOf(given: QuantizationKind | QuantizationOptions): Q
       own.length > 0 ? `it has ${own.join(", ")}` : "it has none",
     );
   }
-  if (kind === "int8") return { kind };
+  if (kind === "int8" || kind === "int8-dynamic") return { kind };
   const { blockSize = kind === "int4" ? 32 : 64 } = options;
   const fits =
     kind === "int4" ? [16, 32, 64, 128, 256].includes(blockSize) : blockSize >= 2 && blockSize % 2 === 0;
