@@ -13,7 +13,8 @@ export interface PlainTensor {
 }
 export type Reference = Record<string, Record<string, PlainTensor>>;
 
-const plain = (tensors: Record<string, Tensor>): Record<string, PlainTensor> =>
+/** Tensors as JSON holds them. */
+export const plain = (tensors: Record<string, Tensor>): Record<string, PlainTensor> =>
   Object.fromEntries(
     Object.entries(tensors).map(([name, { dtype, shape, data }]) => [
       name,

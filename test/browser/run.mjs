@@ -42,7 +42,7 @@ async function bundle() {
   });
   await build({
     ...common,
-    entryPoints: [join(here, "reference.ts"), join(here, "example-files.ts")],
+    entryPoints: ["reference.ts", "example-files.ts", "exported.ts"].map((name) => join(here, name)),
     outdir: folder,
     outExtension: { ".js": ".mjs" },
     platform: "node",
@@ -148,12 +148,15 @@ export async function runBrowserTests(wanted = []) {
   const executablePath = ensureChromium();
   const folder = await bundle();
   const { reference } = await import(pathToFileURL(join(folder, "reference.mjs")).href);
+  const { exported } = await import(pathToFileURL(join(folder, "exported.mjs")).href);
   const texts = {
     "/reference.json": JSON.stringify(await reference(pathToFileURL(join(root, "assets/default-model/")))),
+    "/exported.json": JSON.stringify(await exported(pathToFileURL(root), join(folder, "exported"))),
   };
   const server = await serve(
     {
       "/page/": join(folder, "page"),
+      "/exported/": join(folder, "exported"),
       "/ort/": join(root, "node_modules/onnxruntime-web/dist"),
       "/fixtures/": join(root, "fixtures"),
       "/assets/": join(root, "assets"),

@@ -276,6 +276,8 @@ export const suites: Readonly<Record<string, () => void | Promise<void>>> = {
   "webgpu-shipped": webgpuShipped,
   facts,
   "bad-paths": badPaths,
+  // Only its own page loads the library.
+  "transformers-js": async () => (await import("./transformers-js.js")).transformersJs(),
 };
 
 /** What a suite tests after its page was reloaded. */

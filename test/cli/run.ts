@@ -46,6 +46,7 @@ export interface Output {
   readonly maxDiff: number;
   readonly text: string;
   readonly path: string;
+  readonly files: readonly string[];
   readonly receipt: Record<string, unknown>;
   readonly trainableParameters: number;
   readonly sites: readonly string[];
