@@ -1,7 +1,7 @@
 // Runs one of the repository's TypeScript programs from source: node scripts/run-ts.mjs FILE.ts [ARGUMENTS]
 // The file is bundled with the library's sources; packages stay outside. Nothing has to be built before.
 import { spawnSync } from "node:child_process";
-import { readFileSync } from "node:fs";
+import { copyFileSync, readFileSync } from "node:fs";
 import { basename, join, resolve } from "node:path";
 import { fileURLToPath } from "node:url";
 import { build } from "esbuild";
@@ -26,6 +26,8 @@ await build({
   external: Object.keys({ ...dependencies, ...devDependencies }).flatMap((name) => [name, `${name}/*`]),
   logLevel: "warning",
 });
+// The runtime starts it as a file beside the code that asks for it.
+copyFileSync(join(root, "src/runtime/ort/worker.mjs"), join(root, ".cache/run/worker.mjs"));
 const { status } = spawnSync(process.execPath, ["--enable-source-maps", outfile, ...rest], {
   stdio: "inherit",
   env: { ...process.env, TUNESMITH_ROOT: root },

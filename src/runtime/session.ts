@@ -107,8 +107,11 @@ function quantisedConfig(graph: Graph): Readonly<Record<string, string>> {
   return isOpen ? { "session.disable_quant_qdq": "1" } : {};
 }
 
+/** Bytes of memory that the process holds; undefined in a page. */
+export const processMemory = (): number | undefined => ort.processMemory();
+
 /** Models up to this size get repacked copies of their weights by default: what they gain outweighs what they take. */
-const PREPACK_BYTES = 64 * 2 ** 20;
+export const PREPACK_BYTES = 64 * 2 ** 20;
 
 const constantBytes = (graph: Graph): number =>
   constantsOf(graph).reduce((sum, { dtype, shape }) => {

@@ -43,7 +43,7 @@ export function rowPass(
   { training, recompute }: LayOptions,
 ): LmOutputs {
   const built = model.build({ ids: long(ids), positions: long(positions), segments, training });
-  return training && recompute ? recomputeBlocks(built) : built;
+  return training && recompute ? recomputeBlocks(built, recompute === true ? undefined : recompute) : built;
 }
 
 /** Labels int64 and weights of rows, one per token. */

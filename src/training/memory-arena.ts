@@ -15,15 +15,13 @@ export function bytesOf(value: Value): number {
 /** Nodes whose output is their input's memory under another shape. */
 const VIEWS = new Set(["Reshape", "Squeeze", "Unsqueeze", "Flatten", "Identity"]);
 /** Kernels that may write over an operand of the output's shape that nobody reads again (`MayInplace` in ONNX Runtime). */
-const IN_PLACE = new Set(
-  "Add Sub Mul Div Neg Exp Log Sqrt Tanh Sigmoid Relu Erf Reciprocal Softmax Clip Abs".split(" "),
-);
+const IN_PLACE = new Set("Neg Exp Log Sqrt Tanh Sigmoid Relu Erf Reciprocal Softmax Clip Abs".split(" "));
 
 /**
  * The order in which ONNX Runtime runs nodes: depth first from the nodes whose results nobody reads, the latest node
  * first (graph.cc, `ReverseDFSFrom`). It decides what is alive together.
  */
-export function executionOrder(graph: Graph): Node[] {
+function executionOrder(graph: Graph): Node[] {
   const nodes = nodesOf(graph);
   const makers = (node: Node) =>
     [
@@ -75,7 +73,9 @@ export function plannedBuffers(graph: Graph): Buffer[] {
     if (!VIEWS.has(node.op)) {
       for (const value of node.outputs) {
         if (!uses.has(value) && !returned.has(value)) continue;
-        const taken = returned.has(value) ? undefined : (inPlace(node, value, uses, rootOf, buffers) ?? free.get(kindOf(value))?.pop());
+        const taken = returned.has(value)
+          ? undefined
+          : (inPlace(node, value, uses, rootOf, buffers) ?? free.get(kindOf(value))?.pop());
         const known = taken && buffers.get(taken);
         const buffer = known ?? { bytes: bytesOf(value), from: at, to: at };
         if (!known) all.push(buffer);
@@ -104,7 +104,8 @@ export function plannedBuffers(graph: Graph): Buffer[] {
   return all;
 }
 
-const kindOf = (value: Value): string => `${byteLengthOf(value.dtype === "string" ? "int64" : value.dtype, 1)}/${value.shape.join()}`;
+const kindOf = (value: Value): string =>
+  `${byteLengthOf(value.dtype === "string" ? "int64" : value.dtype, 1)}/${value.shape.join()}`;
 
 /** The operand whose buffer a kernel writes its output into. */
 function inPlace(
@@ -165,18 +166,34 @@ export function arena() {
       const { region, offset, size: whole } = bestFit(regions, size) ?? extend(size);
       const isSplit = whole >= 2 * size || whole - size >= MOST_DEAD;
       const chunk = { region, offset, size: isSplit ? size : whole, used: true };
-      const rest = isSplit && whole > size ? [{ region, offset: offset + size, size: whole - size, used: false }] : [];
-      replace(region, region.chunks.findIndex((each) => each.offset === offset), 1, chunk, ...rest);
-      region.touched = Math.max(region.touched, offset + bytes);
+      const rest =
+        isSplit && whole > size ? [{ region, offset: offset + size, size: whole - size, used: false }] : [];
+      replace(
+        region,
+        region.chunks.findIndex((each) => each.offset === offset),
+        1,
+        chunk,
+        ...rest,
+      );
+      region.touched = Math.max(region.touched, offset + chunk.size);
       return chunk;
     },
     free({ region, offset }: Chunk): void {
       const at = region.chunks.findIndex((each) => each.offset === offset);
       const [before, after] = [region.chunks[at - 1], region.chunks[at + 1]];
-      const joined = [before?.used === false ? before : undefined, region.chunks[at], after?.used === false ? after : undefined].filter((each) => each !== undefined);
+      const joined = [
+        before?.used === false ? before : undefined,
+        region.chunks[at],
+        after?.used === false ? after : undefined,
+      ].filter((each) => each !== undefined);
       const first = joined[0] as Chunk;
       const size = joined.reduce((sum, each) => sum + each.size, 0);
-      replace(region, region.chunks.indexOf(first), joined.length, { region, offset: first.offset, size, used: false });
+      replace(region, region.chunks.indexOf(first), joined.length, {
+        region,
+        offset: first.offset,
+        size,
+        used: false,
+      });
     },
     /** Bytes of it that were ever written. */
     touched: () => regions.reduce((sum, region) => sum + region.touched, 0),
@@ -208,15 +225,8 @@ export function arenaBytes(buffers: readonly Buffer[]): number {
   return touched();
 }
 
-/** The most bytes alive at one time while the graph runs. */
-export function peakOf(graph: Graph): number {
-  const buffers = plannedBuffers(graph);
-  const events = buffers.flatMap(({ bytes, from, to }): [number, number][] => [[from, bytes], [to + 0.5, -bytes]]);
-  events.sort((a, b) => a[0] - b[0]);
-  let [alive, peak] = [0, 0];
-  for (const [, bytes] of events) { alive += bytes; peak = Math.max(peak, alive); }
-  return peak;
-}
+/** Bytes that the runtime takes to run a graph, and keeps for the next run. */
+export const runBytes = (graph: Graph): number => arenaBytes(plannedBuffers(graph));
 
 function grouped(buffers: readonly Buffer[], keyOf: (buffer: Buffer) => number): Map<number, Buffer[]> {
   const groups = new Map<number, Buffer[]>();

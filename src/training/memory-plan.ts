@@ -1,6 +1,5 @@
 import {
   constantsOf,
-  dependencies,
   type Graph,
   lowerMarkers,
   type Node,
@@ -8,43 +7,76 @@ import {
   staticShape,
   type Value,
 } from "../graph/index.js";
-import { byteLengthOf } from "../tensor/index.js";
-import { stepGraph } from "./graph.js";
+import { PREPACK_BYTES, processMemory, type SessionOptions } from "../runtime/index.js";
+import { evaluationGraph, prefixGraphs, stepGraph } from "./graph.js";
+import { bytesOf, runBytes } from "./memory-arena.js";
 import type { Objective, StepShape } from "./objective.js";
+import { type Optimizer, stateFactor } from "./optim/index.js";
 
-/** An estimate of the memory a training run takes, in bytes. */
+/** What a training run will take, in bytes, beyond what the process holds before its first step. */
 export interface MemoryPlan {
-  /** Frozen weights: pages of their files, which the system can take back. */
+  /** Frozen weights, as the runtime holds them: pages of their files, which the system can take back. */
   readonly weights: number;
-  /** Trainable and other fed parameters. */
+  /** Copies of weights that the runtime makes: repacked for its kernels, or computed from others when it starts. */
+  readonly packed: number;
+  /** Trainable and other fed parameters, as they are copied to the runtime. */
   readonly parameters: number;
-  /** Optimiser state: two numbers per trained one for Adam, and early stopping's copy is not counted. */
-  readonly optimizer: number;
-  /** Gradients, as the step returns them. */
+  /** Gradients that are returned, and their sum when batches are accumulated. */
   readonly gradients: number;
-  /** Most that is alive at one time inside a step, gradients included: activations, logits, temporaries. */
+  /** What the optimiser keeps between steps. */
+  readonly optimizer: number;
+  /** The runtime's memory inside a step: activations, temporaries, and what lies unused between them. */
   readonly activations: number;
-  /** Sum of the above, gradients counted once. */
+  /** The same of the sessions that evaluate. */
+  readonly evaluation: number;
+  /** The best parameters that early stopping keeps. */
+  readonly best: number;
+  /** Activations kept between epochs. */
+  readonly prefixCache: number;
+  /** Parameters and gradients on their way between threads, and what is not collected yet of earlier ones. */
+  readonly transfers: number;
+  /** The runtime itself: its thread, its code, what it knows about every node of the graphs. */
+  readonly runtime: number;
+  /** Sum of the above. */
   readonly total: number;
+  /** What the process holds already, and with the total the predicted peak. Undefined where a page cannot know. */
+  readonly inUse: number | undefined;
+  readonly peak: number | undefined;
 }
 
 export interface MemoryPlanOptions {
-  /** Whether blocks are recomputed in the backward pass. Default false. */
-  readonly recompute?: boolean;
-  /** float32 numbers the optimiser keeps per trained one. Default 2 (Adam). */
-  readonly stateFactor?: number;
+  /** Other shapes of the run: each has a session of its own. */
+  readonly shapes?: readonly StepShape[];
+  /** Blocks that are recomputed in the backward pass. Default false. */
+  readonly recompute?: boolean | number | undefined;
+  /** Default: one that keeps two numbers for every trained one, as Adam does. */
+  readonly optimizer?: Optimizer | undefined;
+  /** Batches whose gradients are summed. Default 1. */
+  readonly accumulate?: number | undefined;
+  /** Whether the best parameters are kept, as `patience` does. */
+  readonly keepsBest?: boolean | undefined;
+  /** Updates of the run: more than a few leave memory to be collected. Default: many. */
+  readonly steps?: number | undefined;
+  /** Bytes of activations kept in memory. Default 0. */
+  readonly prefixCacheBytes?: number | undefined;
+  /** How the run's sessions are made; prepacking takes memory. */
+  readonly session?: SessionOptions | undefined;
 }
 
 /**
- * With recomputation ONNX Runtime holds more than its order of nodes needs: 2.2 and 2.3 times as much at 4 x 128 and
- * 8 x 256 tokens of a model of four layers (onnxruntime-node 1.30, the model of memory-plan.test.ts).
+ * A session's nodes, kernels and names, and a process's thread for it; measured with onnxruntime-node 1.30 on Linux.
+ * They do not depend on the sizes of tensors.
  */
-const RECOMPUTE_FACTOR = 2.2;
+const [NODE_BYTES, WORKER_BYTES] = [14_000, 44 * 2 ** 20];
+/** What V8 lets pile up before it collects arrays: measured over hundreds of steps. */
+const UNCOLLECTED_BYTES = 48 * 2 ** 20;
 
 /**
- * Estimates the memory of training from the step's graph alone, without running it: values live from the node that makes
- * them to the last that reads them, in ONNX Runtime's order. Its optimiser and its allocator change details, so it is an
- * estimate: measured growth lay within 35 % of it (memory-plan.test.ts).
+ * Predicts the memory of training before its first step, from the graphs alone. Inside a step it follows ONNX Runtime's
+ * rules: its order of nodes, its reuse of buffers, its arena (`memory-arena.ts`). `bench/memory.ts` measures it: the
+ * predicted peak lies within 15 % of the peak of a process in Node.
+ *
+ * @param shape The largest batch shape of the run.
  *
  * @example
  * ```ts
@@ -61,104 +93,116 @@ export function memoryPlan(
   shape: StepShape,
   options: MemoryPlanOptions = {},
 ): MemoryPlan {
-  const { stateFactor = 2, recompute = false } = options;
+  const { recompute = false, prefixCacheBytes = 0, accumulate = 1, keepsBest = false } = options;
   const { model } = objective;
-  const { graph: marked, trained } = stepGraph(objective, shape, { recompute });
-  const graph = lowerMarkers(marked);
-  const weights = sum(constantsOf(graph).map(bytesOf));
-  const parameters = sum([...model.parameters.values()].map(({ value }) => bytesOf(value)));
-  const gradients = sum(trained.map(({ value }) => bytesOf(value)));
-  const activations = Math.round(peakOf(graph) * (recompute ? RECOMPUTE_FACTOR : 1));
-  const optimizer = stateFactor * gradients;
-  return {
-    weights,
-    parameters,
-    optimizer,
-    gradients,
-    activations,
-    total: weights + parameters + optimizer + activations,
+  const shapes = [shape, ...(options.shapes ?? [])];
+  const training = shapes.flatMap((each) => trainingGraphs(objective, each, recompute, prefixCacheBytes > 0));
+  const evaluating = objective.validation
+    ? shapes.map((each) => lowerMarkers(evaluationGraph(objective, each).graph))
+    : [];
+  const parts = [...training, ...evaluating].map((graph) => sessionOf(graph, options.session));
+  const trained = [...model.parameters.values()].filter(({ trainable }) => trainable);
+  const one = sum(trained.map(({ value }) => bytesOf(value)));
+  const plan = {
+    weights: sum([...new Set(parts.flatMap(({ mapped }) => mapped))].map(bytesOf)),
+    packed: sum(parts.map(({ packed }) => packed)),
+    parameters: sum([...model.parameters.values()].map(({ value }) => bytesOf(value))),
+    gradients: one * (accumulate > 1 ? 2 : 1),
+    optimizer: Math.round((options.optimizer ? stateFactor(options.optimizer) : 2) * one),
+    activations: sum(training.map(runBytes)),
+    evaluation: sum(evaluating.map(runBytes)),
+    best: keepsBest ? one : 0,
+    prefixCache: prefixCacheBytes,
+    transfers: transferBytes(
+      options,
+      4 * sum([...model.parameters.values()].map(({ tensor }) => tensor.data.length)),
+      one,
+    ),
+    runtime: WORKER_BYTES + sum(parts.map(({ nodes }) => nodes * NODE_BYTES)),
   };
+  const total = sum(Object.values(plan));
+  const inUse = processMemory();
+  return { ...plan, total, inUse, peak: inUse === undefined ? undefined : inUse + total };
 }
 
 const sum = (values: readonly number[]): number => values.reduce((a, b) => a + b, 0);
 
-const sizeOf = (shape: readonly number[]): number => shape.reduce((a, b) => a * b, 1);
-
-function bytesOf(value: Value): number {
-  const shape = staticShape(value.shape);
-  return shape && value.dtype !== "string" ? byteLengthOf(value.dtype, sizeOf(shape)) : 0;
+/** Every update posts the parameters to the worker, which unpacks a copy, and gets new gradients. */
+function transferBytes(
+  { steps = Number.POSITIVE_INFINITY, session }: MemoryPlanOptions,
+  parameters: number,
+  gradients: number,
+) {
+  const each = (session?.worker === false ? 0 : 2 * parameters) + gradients;
+  return Math.min(each * steps, Math.max(each, UNCOLLECTED_BYTES));
 }
 
-/** Nodes whose output is their input's memory under another shape. */
-const VIEWS = new Set(["Reshape", "Squeeze", "Unsqueeze", "Flatten", "Identity"]);
-/** Nodes that may write over an operand of the output's size that nobody reads again. */
-const IN_PLACE = new Set(
-  "Add Sub Mul Div Neg Exp Log Sqrt Tanh Sigmoid Relu Erf Reciprocal Softmax Where Clip Abs Pow Gelu".split(
-    " ",
-  ),
-);
+/** The graphs that a shape's batches run: one step, or its frozen lower part and the rest. */
+function trainingGraphs(
+  objective: Objective,
+  shape: StepShape,
+  recompute: boolean | number,
+  cached: boolean,
+): Graph[] {
+  const parts = cached ? prefixGraphs(objective, shape, { recompute }) : undefined;
+  const graphs = parts
+    ? [parts.suffix.graph, parts.prefix]
+    : [stepGraph(objective, shape, { recompute }).graph];
+  return graphs.map(lowerMarkers);
+}
 
-/**
- * The order in which ONNX Runtime runs nodes: depth first from the nodes whose results nobody reads, the latest node
- * first (graph.cc, `ReverseDFSFrom`). It decides what is alive together.
- */
-function executionOrder(graph: Graph): Node[] {
+interface SessionParts {
+  readonly nodes: number;
+  /** Copies of weights. */
+  readonly packed: number;
+  /** Weights that are read where they lie. */
+  readonly mapped: readonly Value[];
+}
+
+/** What a session holds besides the memory of its runs. */
+function sessionOf(graph: Graph, options: SessionOptions = {}): SessionParts {
   const nodes = nodesOf(graph);
-  const makers = (node: Node) =>
-    [
-      ...new Set(dependencies(node).flatMap(({ source }) => (source.kind === "node" ? [source.node] : []))),
-    ].sort((a, b) => a.id - b.id);
-  const read = new Set(nodes.flatMap(makers));
-  const stack = nodes.filter((node) => !read.has(node)).map((node) => ({ node, done: false }));
-  const seen = new Set<Node>();
-  const order: Node[] = [];
-  for (let entry = stack.pop(); entry; entry = stack.pop()) {
-    const { node, done } = entry;
-    if (done) order.push(node);
-    if (done || seen.has(node)) continue;
-    seen.add(node);
-    stack.push({ node, done: true });
-    for (const maker of makers(node)) if (!seen.has(maker)) stack.push({ node: maker, done: false });
+  const constants = constantsOf(graph);
+  const prepack = options.prepack ?? sum(constants.map(bytesOf)) <= PREPACK_BYTES;
+  const fixed = foldedNodes(nodes);
+  const running = nodes.filter((node) => !fixed.has(node));
+  // One copy per order in which a factor is read, whoever reads it; the original goes when nobody else does.
+  const copies = new Map<string, number>();
+  const read = new Set<Value>();
+  for (const node of running) {
+    const packed = prepack && packs(node) ? node.inputs[1] : undefined;
+    if (packed && isFixed(packed, fixed)) {
+      copies.set(`${packed.id}/${node.op}/${transposed(node)}`, bytesOf(packed));
+    }
+    for (const value of node.inputs) if (value && value !== packed && isFixed(value, fixed)) read.add(value);
   }
-  return order;
+  const folded = [...read].filter(({ source }) => source.kind === "node");
+  return {
+    nodes: nodes.length,
+    packed: sum([...copies.values(), ...folded.map(bytesOf)]),
+    mapped: [...read].filter(({ source }) => source.kind === "constant"),
+  };
 }
 
-/** The most bytes alive at one time while the graph runs. */
-export function peakOf(graph: Graph): number {
-  const nodes = executionOrder(graph);
-  const owner = owners(nodes);
-  const uses = new Map<Value, number>();
-  const touch = (value: Value) => uses.set(ownerOf(owner, value), (uses.get(ownerOf(owner, value)) ?? 0) + 1);
-  for (const node of nodes) for (const value of node.inputs) if (value) touch(value);
-  // What is returned stays until the end.
-  for (const value of graph.outputs.values()) touch(value);
-  let [alive, peak] = [0, 0];
-  const held = (value: Value | undefined) => value?.source.kind === "node";
+const isFixed = ({ source }: Value, fixed: ReadonlySet<Node>): boolean =>
+  source.kind === "constant" || (source.kind === "node" && fixed.has(source.node));
+
+/** Nodes that the runtime computes once, when a session is made: all they read is constant. */
+function foldedNodes(nodes: readonly Node[]): ReadonlySet<Node> {
+  const fixed = new Set<Node>();
   for (const node of nodes) {
-    const fresh = VIEWS.has(node.op) ? [] : node.outputs.filter((value) => uses.has(value));
-    const made = sum(fresh.map(bytesOf));
-    const freed = node.inputs.flatMap((value) => {
-      if (!value || !held(value)) return [];
-      const root = ownerOf(owner, value);
-      const left = (uses.get(root) ?? 0) - 1;
-      uses.set(root, left);
-      return left === 0 ? [bytesOf(root)] : [];
-    });
-    const reused = IN_PLACE.has(node.op) && freed.includes(made) ? made : 0;
-    peak = Math.max(peak, alive + made - reused);
-    alive += made - sum(freed);
+    const inputs = node.inputs.filter((value) => value !== undefined);
+    if (inputs.length > 0 && node.op !== "DequantizeLinear" && inputs.every((value) => isFixed(value, fixed)))
+      fixed.add(node);
   }
-  return peak;
+  return fixed;
 }
 
-/** For every view, the value whose memory it shows. */
-function owners(nodes: readonly Node[]): Map<Value, Value> {
-  const owner = new Map<Value, Value>();
-  for (const node of nodes) {
-    const [from, to] = [node.inputs[0], node.outputs[0]];
-    if (VIEWS.has(node.op) && from && to && from.source.kind === "node") owner.set(to, ownerOf(owner, from));
-  }
-  return owner;
-}
+/** Products whose kernels keep their second factor, a matrix, in an order of their own. */
+const packs = ({ op, inputs }: Node): boolean =>
+  (op === "Gemm" || op === "MatMul") && inputs[1] !== undefined && staticShape(inputs[1].shape)?.length === 2;
 
-const ownerOf = (owner: ReadonlyMap<Value, Value>, value: Value): Value => owner.get(value) ?? value;
+function transposed({ attrs }: Node): boolean {
+  const attr = attrs.transB;
+  return attr !== undefined && "i" in attr && Number(attr.i) === 1;
+}

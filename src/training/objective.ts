@@ -39,8 +39,8 @@ export interface LossGraph {
 
 export interface LayOptions {
   readonly training: boolean;
-  /** Keep little and compute the rest again in the backward pass. */
-  readonly recompute?: boolean;
+  /** Keep little and compute the rest again in the backward pass: of all blocks, or of so many from the first. */
+  readonly recompute?: boolean | number;
 }
 
 /** Collects what an evaluation's batches give. */

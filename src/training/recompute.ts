@@ -8,10 +8,12 @@ import type { LmOutputs } from "../models/index.js";
  * `ops.keep`, and computes everything between again when it gets there (arXiv 1604.06174). Each clone waits for the
  * gradient that arrives at it: without that edge the runtime would compute it early and keep it.
  *
+ * @param count Blocks from the first that are treated so; what the last ones keep is needed again at once. Default: all.
+ *
  * Throws `config-invalid` for a model without recognisable blocks.
  */
-export function recomputeBlocks(outputs: LmOutputs): LmOutputs {
-  const last = outputs.boundaries.at(-1);
+export function recomputeBlocks(outputs: LmOutputs, count = Number.POSITIVE_INFINITY): LmOutputs {
+  const last = outputs.boundaries[Math.min(count, outputs.boundaries.length - 1)];
   const first = outputs.boundaries[0];
   if (!first || !last || last === first) {
     throw new TunesmithError("config-invalid", "recomputation needs a model with recognisable blocks", {

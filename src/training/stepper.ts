@@ -13,8 +13,11 @@ export interface StepperOptions {
   /** Seed of dropout. Default 0. */
   readonly seed?: number;
   readonly session?: SessionOptions;
-  /** Recompute each block's activations in the backward pass instead of keeping them. Default false. */
-  readonly recompute?: boolean;
+  /**
+   * Recompute activations in the backward pass instead of keeping them: of all blocks, or of so many from the first.
+   * Default false.
+   */
+  readonly recompute?: boolean | number;
   /**
    * Keep activations below the first trained block from epoch 2 on; the most bytes to hold in memory. It needs the same
    * rows every epoch and is not used when nothing below is frozen. Default 0: none.

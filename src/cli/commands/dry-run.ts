@@ -12,6 +12,10 @@ export function dryRun(config: RunConfig, prepared: Prepared, ui: Ui): void {
   const memory = memoryPlan(objective, shape, {
     recompute: config.recompute,
     optimizer: prepared.optimizer,
+    accumulate: config.accumulate,
+    keepsBest: config.patience !== undefined,
+    prefixCacheBytes: bytesIn(config.prefixCache),
+    steps,
   });
   const histogram = rowHistogram(prepared);
   ui.say(`\n${sites.length} places are trained`);

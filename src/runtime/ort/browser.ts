@@ -12,6 +12,9 @@ import { openSession, type WebBackend, type WebSettings } from "./web-session.js
 export const defaultBackend: Backend = "wasm";
 export const workerByDefault = false;
 
+/** A page does not get to know. */
+export const processMemory = (): number | undefined => undefined;
+
 /** Constants wait where they are and are copied into the runtime's memory once per session. */
 export async function place(data: Tensor | TensorRef): Promise<ExternalLocation | undefined> {
   return placeConstant(data);

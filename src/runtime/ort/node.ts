@@ -13,6 +13,9 @@ import { type WorkerClient, workerClient } from "./worker-client.js";
 export const defaultBackend: Backend = "cpu";
 export const workerByDefault = true;
 
+/** Bytes of memory that the process holds. */
+export const processMemory = (): number | undefined => process.memoryUsage.rss();
+
 /** Below this a constant travels inside the model bytes. */
 const INLINE_BYTES = 16 * 1024;
 const ALIGNMENT = 4096;
