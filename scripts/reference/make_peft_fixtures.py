@@ -94,6 +94,8 @@ TUNERS = {
     "lokr": ("LoKrConfig", dict(r=2, alpha=6)),
     "lokr-both": ("LoKrConfig", dict(r=1, alpha=3, decompose_both=True, decompose_factor=4)),
     "lokr-whole": ("LoKrConfig", dict(r=8, alpha=8)),
+    "adalora": ("AdaLoraConfig", dict(init_r=5, lora_alpha=9, total_step=100)),
+    "adalora-pruned": ("AdaLoraConfig", dict(init_r=4, total_step=10, tfinal=2, orth_reg_weight=0.3)),
 }
 # Arguments for gpt2, whose maps have biases and transposed weights, of tuners that do something else there.
 GPT2_TUNERS = {
@@ -142,6 +144,8 @@ def write_adapter(model, folder, case):
             model.save_pretrained(initial)
             model.peft_config["default"].init_lora_weights = "pissa"
         randomise(model, generator, SMALL.get(case, 0.2))
+        if case == "adalora-pruned":
+            prune(model)
         options = dict(path_initial_model_for_weight_conversion=initial) if case == "pissa-portable" else {}
         model.save_pretrained(folder, **options)
     (folder / "README.md").unlink()
@@ -153,16 +157,30 @@ def write_adapter(model, folder, case):
     path.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n")
 
 
+def prune(model):
+    """As its rank allocator leaves it: some triplets off, one module without any."""
+    kept = [[True, False, True, True], [False] * 4, [True] * 4, [False, True, False, False]]
+    pattern = {}
+    with torch.no_grad():
+        for name, parameter in model.base_model.model.named_parameters():
+            if "lora_E" in name:
+                pattern[name] = kept[len(pattern) % 4]
+                parameter[~torch.tensor(pattern[name])] = 0
+    model.peft_config["default"].rank_pattern = pattern
+
+
 def expected_of(name, folder, generator):
     model = PeftModel.from_pretrained(base_model(name), folder, is_trainable=True).eval()
     input_ids = torch.randint(0, model.config.vocab_size, (2, 12), generator=generator)
     logits = model(input_ids=input_ids).logits
-    loss = loss_of(logits, input_ids)
+    # AdaLoRA adds its penalty to the model's own loss.
+    penalised = model.peft_type == "ADALORA"
+    loss = model(input_ids=input_ids, labels=input_ids).loss if penalised else loss_of(logits, input_ids)
     loss.backward()
     stored = load_file(folder / "adapter_model.safetensors")
     expected = {"input_ids": input_ids, "logits": logits, "loss": loss}
     for key, parameter in model.named_parameters():
-        if parameter.requires_grad and parameter.grad is not None:
+        if parameter.requires_grad and parameter.grad is not None and parameter.numel() > 0:
             assert file_name(key) in stored, f"{folder.name}: {key} has no tensor {file_name(key)}"
             expected[f"grad.{file_name(key)}"] = parameter.grad
     for key in stored:

@@ -17,6 +17,7 @@ const CASES: readonly Case[] = [
   ["lora", { rank: 4 }, 4 * (inn + out)],
   ["ia3", { feedforward: [] }, out],
   ["ia3", { feedforward: ["q_proj"] }, inn],
+  ["adalora", { initRank: 5 }, 5 * (inn + out + 1)],
   ["loha", { rank: 4 }, 2 * 4 * (inn + out)],
   // 48 = 6 · 8, 32 = 4 · 8
   ["lokr", { rank: 2 }, 6 * 4 + 2 * (8 + 8)],

@@ -23,6 +23,7 @@ function batchFeeds(ids: BigInt64Array, batch: number, length: number) {
   const last = (index: number) => at(index) === length - 1;
   const all = Array.from(ids, Number);
   return {
+    batch_share: tensor("float32", [], [1]),
     ids: tensor("int32", shape, all),
     positions: tensor(
       "int32",

@@ -6,6 +6,7 @@ import { type LoraConfig, loraMethod } from "../lowrank/lora.js";
 import type { SiteShape } from "../method.js";
 import { type PeftConfig, parsePart } from "./config-part.js";
 import type { PeftMapping } from "./mapping.js";
+import { refusedGroups } from "./refused.js";
 
 const SUFFIX: Readonly<Record<string, string>> = {
   lora_A: "lora_A.weight",
@@ -126,22 +127,10 @@ function doubled(site: AdapterSite): [string, Tensor][] {
 }
 
 /** A convolution's A has its taps, B is a 1 × 1 convolution, and magnitudes broadcast over channels. */
-function fileShape(
-  key: string,
-  { path, conv, inFeatures }: SiteShape,
-  shape: readonly number[],
-): readonly number[] {
+function fileShape(key: string, site: SiteShape, shape: readonly number[]): readonly number[] {
+  const { conv, inFeatures } = site;
   if (!conv) return shape;
-  if (conv.groups > 1) {
-    throw new TunesmithError(
-      "format-unsupported",
-      `${path} is a convolution in groups: PEFT's update of it mixes channels across groups, which no weight in groups can hold`,
-      {
-        fix: "leave it out of the targets (PEFT cannot merge it either), or merge the adapter and save the model",
-        details: { path, groups: conv.groups },
-      },
-    );
-  }
+  refusedGroups(site);
   const { kernel } = conv;
   const ones = kernel.map(() => 1);
   const channels = inFeatures / kernel.reduce((a, b) => a * b, 1);

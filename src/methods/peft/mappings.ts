@@ -2,6 +2,7 @@ import { TunesmithError } from "../../errors/index.js";
 import { siteMethods } from "../catalog.js";
 import { siteConfigSchema } from "../config.js";
 import type { Method, SiteConfig } from "../method.js";
+import { adaloraMapping } from "./adalora.js";
 import { loraMapping } from "./lora.js";
 import { lohaMapping, lokrMapping } from "./lycoris.js";
 import type { PeftMapping } from "./mapping.js";
@@ -20,6 +21,7 @@ const mappings = [
   ia3Mapping,
   lohaMapping,
   lokrMapping,
+  adaloraMapping,
 ] as unknown as readonly PeftMapping[];
 
 /** `peft_type` of adapters in our own format: PEFT's folder with our names, for methods PEFT does not have. */

@@ -8,15 +8,18 @@ import { PREFIX } from "./names.js";
 const spellingOf = (model: Model): Spelling | undefined => ("spelling" in model ? model.spelling : undefined);
 
 const PATTERNS = ["rank_pattern", "alpha_pattern"] as const;
-type Patterns = Readonly<Record<string, number>> | null | undefined;
+type Patterns = Readonly<Record<string, unknown>> | null | undefined;
 
 const escaped = (path: string) => path.replaceAll(".", "\\.");
 
 /** A pattern table over paths written out: one entry per path that it says something of. */
 function writtenOut(table: Patterns, paths: readonly { readonly from: string; readonly to: string }[]) {
-  const entries = paths.flatMap(({ from, to }) => {
-    const value = patternValue(table ?? {}, from, Number.NaN);
-    return Number.isNaN(value) ? [] : [[escaped(to), value] as const];
+  const entries = paths.flatMap(({ from, to }): [string, unknown][] => {
+    // AdaLoRA's table is by tensor, not by pattern.
+    const rows = table?.[`${from}.lora_E`];
+    if (rows !== undefined) return [[`${to}.lora_E`, rows]];
+    const value = patternValue((table ?? {}) as Record<string, number>, from, Number.NaN);
+    return Number.isNaN(value) ? [] : [[escaped(to), value]];
   });
   return Object.fromEntries(entries);
 }
