@@ -16,6 +16,7 @@ import { boftMethod } from "./orthogonal/boft.js";
 import { goftMethod } from "./orthogonal/goft.js";
 import { hraMethod } from "./orthogonal/hra.js";
 import { oftMethod } from "./orthogonal/oft.js";
+import { orthogonalAdaptationMethod } from "./orthogonal/orthogonal-adaptation.js";
 import { psoftMethod } from "./orthogonal/psoft.js";
 import { sodaMethod } from "./orthogonal/soda.js";
 import { rosaMethod } from "./sparse/rosa.js";
@@ -37,6 +38,7 @@ export const siteMethods = [
   psoftMethod,
   goftMethod,
   sodaMethod,
+  orthogonalAdaptationMethod,
   rosaMethod,
   ia3Method,
   lohaMethod,

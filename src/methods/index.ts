@@ -59,9 +59,17 @@ export type {
 } from "./method.js";
 export { type Ia3Config, ia3, ia3Method } from "./multiplicative/ia3.js";
 export { type BoftConfig, boft, boftMethod, butterflyOrder } from "./orthogonal/boft.js";
+export { type ConceptOverlap, mergeConcepts, overlapReport } from "./orthogonal/concepts.js";
 export { type GoftConfig, goft, goftMethod, rotationTree } from "./orthogonal/goft.js";
 export { type HraConfig, hra, hraMethod } from "./orthogonal/hra.js";
 export { type OftConfig, oft, oftMethod } from "./orthogonal/oft.js";
+export {
+  basisName,
+  conceptBasis,
+  type OrthogonalAdaptationConfig,
+  orthogonalAdaptation,
+  orthogonalAdaptationMethod,
+} from "./orthogonal/orthogonal-adaptation.js";
 export { type PsoftConfig, psoft, psoftMethod } from "./orthogonal/psoft.js";
 export { evenFactors, type SodaConfig, soda, sodaMethod } from "./orthogonal/soda.js";
 export { type StiefelOptions, type StiefelState, stiefelState, stiefelStep } from "./orthogonal/stiefel.js";

@@ -34,6 +34,7 @@ export { type PowerIterationOptions, powerIteration, type SingularTriple } from 
 export { nearestOrthogonal, type Procrustes, procrustes } from "./procrustes.js";
 export { khatriRao, kronecker } from "./products.js";
 export { type Qr, qr } from "./qr.js";
+export { orthogonalColumns } from "./random-orthogonal.js";
 export { type RandomizedSvdOptions, randomizedSvd } from "./randomized-svd.js";
 export { silhouette } from "./silhouette.js";
 export { type SinkhornOptions, sinkhorn, type TransportPlan } from "./sinkhorn.js";
