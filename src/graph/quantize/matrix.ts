@@ -62,10 +62,25 @@ export function quantizeMatrix(
     };
   }
   if (settings.kind === "int8-dynamic") {
+    // MatMulInteger reads the weight as it multiplies, inputs by outputs. Unsigned: processors without VNNI let sums of unsigned
+    // by signed bytes overflow.
     const { codes, scales } = quantizeInt8(weight, rows, columns);
-    // MatMulInteger reads the weight as it multiplies, inputs by outputs.
-    const turned = tensor("int8", [columns, rows], turnedCodes(codes, rows, columns));
-    return { ...whole, parts: { codes: turned, scales: tensor("float32", [rows], scales) } };
+    return {
+      ...whole,
+      parts: {
+        codes: tensor(
+          "uint8",
+          [columns, rows],
+          turned(
+            Uint8Array.from(codes, (code) => code + 128),
+            rows,
+            columns,
+          ),
+        ),
+        scales: tensor("float32", [rows], scales),
+        zeros: tensor("uint8", [rows], new Uint8Array(rows).fill(128)),
+      },
+    };
   }
   return {
     ...whole,
@@ -73,8 +88,8 @@ export function quantizeMatrix(
   };
 }
 
-function turnedCodes(codes: Int8Array, rows: number, columns: number): Int8Array {
-  const out = new Int8Array(codes.length);
+function turned(codes: Uint8Array, rows: number, columns: number): Uint8Array {
+  const out = new Uint8Array(codes.length);
   for (let row = 0; row < rows; row++)
     for (let column = 0; column < columns; column++)
       out[column * rows + row] = codes[row * columns + column] as number;
@@ -125,7 +140,7 @@ export function dequantizeMatrix({ rows, columns, settings, parts }: QuantizedMa
     return dequantizeInt8({ codes, scales: floats("scales") }, rows, columns);
   }
   if (settings.kind === "int8-dynamic") {
-    const codes = turnedCodes(parts.codes?.data as Int8Array, columns, rows);
+    const codes = Int8Array.from(turned(bytes("codes"), columns, rows), (code) => code - 128);
     return dequantizeInt8({ codes, scales: floats("scales") }, rows, columns);
   }
   if (settings.kind === "int4") {
@@ -174,9 +189,13 @@ export function quantizedProduct(x: Value, matrix: QuantizedMatrix<Value>, bias?
 }
 
 /** The activations' range is found while it runs; the product is one of integers. */
-function integerProduct(x: Value, { codes, scales }: QuantizedMatrix<Value>["parts"], bias?: Value): Value {
+function integerProduct(
+  x: Value,
+  { codes, scales, zeros }: QuantizedMatrix<Value>["parts"],
+  bias?: Value,
+): Value {
   const [quantized, scale, zero] = makeNode("DynamicQuantizeLinear", [x]).outputs as [Value, Value, Value];
-  const product = ops.cast(op("MatMulInteger", [quantized, codes, zero]), "float32");
+  const product = ops.cast(op("MatMulInteger", [quantized, codes, zero, zeros]), "float32");
   const y = ops.mul(product, ops.mul(scale, scales as Value));
   return bias ? ops.add(y, bias) : y;
 }
@@ -214,8 +233,8 @@ export function quantizedWeight(matrix: QuantizedMatrix<Value>): Value {
   if (matrix.settings.kind === "int8")
     return op("DequantizeLinear", [matrix.parts.codes, matrix.parts.scales], { axis: { i: 0 } });
   if (matrix.settings.kind === "int8-dynamic") {
-    const { codes, scales } = matrix.parts;
-    return ops.transpose(op("DequantizeLinear", [codes, scales], { axis: { i: 1 } }), [1, 0]);
+    const { codes, scales, zeros } = matrix.parts;
+    return ops.transpose(op("DequantizeLinear", [codes, scales, zeros], { axis: { i: 1 } }), [1, 0]);
   }
   const node = fusedProduct(input("x", "float32", [1, matrix.columns]), matrix);
   return dequantised(node.inputs, node.inputs[2] as Value, node);
