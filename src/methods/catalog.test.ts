@@ -23,6 +23,7 @@ const OPTIONS: Readonly<Record<string, Readonly<Record<string, unknown>>>> = {
   oft: { blockSize: 8 },
   psoft: { rank: 4 },
   goft: {},
+  kadaptation: { summands: 4 },
   "orthogonal-adaptation": { rank: 4, conceptId: "cat" },
   hra: { rank: 4, regularizer: 0.01 },
   rosa: { rank: 2, density: 0.05 },

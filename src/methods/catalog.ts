@@ -1,6 +1,7 @@
 import { adaloraMethod } from "./lowrank/adalora.js";
 import { dynamicDoraMethod } from "./lowrank/dora-dynamic.js";
 import { hydraMethod } from "./lowrank/hydra.js";
+import { kadaptationMethod } from "./lowrank/kadaptation.js";
 import { kradapterMethod } from "./lowrank/kradapter.js";
 import { lohaMethod } from "./lowrank/loha.js";
 import { lokrMethod } from "./lowrank/lokr.js";
@@ -39,6 +40,7 @@ export const siteMethods = [
   goftMethod,
   sodaMethod,
   orthogonalAdaptationMethod,
+  kadaptationMethod,
   rosaMethod,
   ia3Method,
   lohaMethod,

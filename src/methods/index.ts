@@ -30,6 +30,7 @@ export {
 export { type AdaloraConfig, adalora, adaloraMethod } from "./lowrank/adalora.js";
 export { type DynamicDoraConfig, dynamicDora, dynamicDoraMethod } from "./lowrank/dora-dynamic.js";
 export { type HydraConfig, hydra, hydraMethod } from "./lowrank/hydra.js";
+export { type KadaptationConfig, kadaptation, kadaptationMethod } from "./lowrank/kadaptation.js";
 export { type KradapterConfig, khatriRaoWidths, kradapter, kradapterMethod } from "./lowrank/kradapter.js";
 export { type LohaConfig, loha, lohaMethod } from "./lowrank/loha.js";
 export { kroneckerSizes, type LokrConfig, lokr, lokrMethod } from "./lowrank/lokr.js";
