@@ -1,4 +1,5 @@
 export { type DistillationOptions, distillation, distillationOptions } from "./distillation.js";
+export { type Answer, type GrpoOptions, grpo, grpoOptions } from "./grpo.js";
 export { type KtoOptions, kto, ktoOptions } from "./kto.js";
 export {
   type FeedbackExample,
@@ -7,6 +8,7 @@ export {
   tokenizeFeedback,
   tokenizePairs,
 } from "./pairs.js";
+export { groupAdvantages, type PolicyScores, policyLoss } from "./policy-loss.js";
 export { cpo, type DpoOptions, dpo, orpo, type PreferenceData, simpo } from "./preference.js";
 export {
   cpoLoss,
