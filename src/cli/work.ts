@@ -9,6 +9,7 @@ import {
   type TokenizeOptions,
 } from "../data/index.js";
 import { TunesmithError } from "../errors/index.js";
+import { describeQuantization, type QuantizationKind } from "../graph/index.js";
 import { formatReceipt, loadAdapter } from "../methods/index.js";
 import {
   type CausalLm,
@@ -17,7 +18,9 @@ import {
   loadModel,
   type Model,
   type ModelFor,
+  probeOutputs,
   saveModel,
+  sitesOf,
   type Task,
   type Tokenizer,
 } from "../models/index.js";
@@ -31,11 +34,11 @@ export async function openModel<T extends Task | "auto" = "causal-lm">(
   ui: Ui,
   signal: AbortSignal,
   task?: T,
-  head: Pick<LoadOptions, "labels" | "seed"> = {},
+  head: Pick<LoadOptions, "labels" | "seed" | "quantize"> = {},
 ): Promise<ModelFor<T>> {
   let shown: { file: string; bar: Progress } | undefined;
   try {
-    return await loadModel<T>(path, {
+    const model = await loadModel<T>(path, {
       ...(task === undefined ? {} : { task }),
       ...head,
       signal,
@@ -47,19 +50,39 @@ export async function openModel<T extends Task | "auto" = "causal-lm">(
         shown.bar.update(loaded, formatBytes(loaded));
       },
     });
+    noteQuantization(model, ui);
+    return model;
   } finally {
     shown?.bar.stop();
   }
 }
 
+/** Says what a quantised model became; nothing for a model of floats. */
+export function noteQuantization({ quantization }: Pick<Model, "quantization">, ui: Ui): void {
+  if (!quantization) return;
+  const { settings, sites, left, floatBytes, keptBytes } = quantization;
+  const names = left.slice(0, 3).map(({ path, reason }) => `${path} (${reason})`);
+  const rest = left.length > 3 ? `, and ${left.length - 3} more` : "";
+  ui.note(
+    `${sites.size} linear maps in ${describeQuantization(settings)}: ${formatBytes(floatBytes)} became ${formatBytes(keptBytes)}${
+      left.length > 0 ? `; left as they are: ${names.join(", ")}${rest}` : ""
+    }`,
+  );
+}
+
 /** Loads a model, and the adapter on it when one is named. */
 export async function openAdapted<T extends Task | "auto" = "causal-lm">(
-  options: { model: string; adapter?: string | undefined; anyBase: boolean },
+  options: {
+    model: string;
+    adapter?: string | undefined;
+    anyBase: boolean;
+    quantize?: QuantizationKind | undefined;
+  },
   ui: Ui,
   signal: AbortSignal,
   task?: T,
 ): Promise<ModelFor<T>> {
-  const model = await openModel(options.model, ui, signal, task);
+  const model = await openModel(options.model, ui, signal, task, { quantize: options.quantize });
   const { adapter } = options;
   return adapter === undefined ? model : withAdapter(model, { ...options, adapter }, ui);
 }
@@ -81,7 +104,9 @@ export async function withAdapter<M extends Model>(
 
 /** Writes a model without adapters: as a Hugging Face folder, or as ONNX when that is what it came from. */
 export async function saveWhole(model: Model, folder: string): Promise<readonly string[]> {
-  if (model.architecture === "onnx") return (await exportOnnx(model, folder)).files;
+  // A Hugging Face folder holds floats only.
+  const isPacked = sitesOf(probeOutputs(model)).some(({ stored }) => stored !== undefined);
+  if (model.architecture === "onnx" || isPacked) return (await exportOnnx(model, folder)).files;
   return (await saveModel(model, folder)).files.map((name) => joinPath(folder, name));
 }
 

@@ -7,9 +7,9 @@ import type { mergeSchema } from "../config/schema.js";
 import { openModel, saveWhole } from "../work.js";
 
 export async function runMerge(config: z.output<typeof mergeSchema>, { ui, signal }: Context): Promise<void> {
-  const base = await openModel(config.model, ui, signal);
+  const base = await openModel(config.model, ui, signal, "causal-lm", { quantize: config.quantize });
   const adapted = await loadAdapter(base, config.adapter, { anyBase: config.anyBase });
-  const merged = await merge(adapted);
+  const merged = await merge(adapted, { quantized: config.quantized });
   const files = await saveWhole(merged, config.out);
   const ids = probeIds(base.sizes.vocabSize, Math.min(16, base.sizes.maxPositions));
   const maxDiff = maxAbsDiff(await logitsOf(await loadModel(config.out), ids), await logitsOf(adapted, ids));

@@ -45,7 +45,9 @@ export async function prepareRun(config: RunConfig, context: Context): Promise<P
   const { ui, signal } = context;
   checkEvaluations(config);
   const { task } = config;
-  const opened = await openModel(config.model, ui, signal, task === "causal-lm" ? task : "auto");
+  const opened = await openModel(config.model, ui, signal, task === "causal-lm" ? task : "auto", {
+    quantize: config.quantize,
+  });
   if (opened.task === "causal-lm" && (task ?? "causal-lm") === "causal-lm") {
     return prepareLanguage(opened, config, context);
   }

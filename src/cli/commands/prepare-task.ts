@@ -50,14 +50,15 @@ async function baseFor(
   { ui, signal }: Context,
 ): Promise<Model> {
   const task = taskOfRun(opened.task, layout, config.task);
-  const { seed } = config;
-  const first = task === opened.task ? opened : await openWithHead(config.model, { task, seed }, ui, signal);
+  const { seed, quantize } = config;
+  const first =
+    task === opened.task ? opened : await openWithHead(config.model, { task, seed, quantize }, ui, signal);
   const labels = newLabels(first, rows, config.taskOptions.multiLabel === true);
   if (!labels) return first;
   ui.note(
     `a new head for ${labels.length} classes: ${labels.slice(0, 8).join(", ")}${labels.length > 8 ? ", ..." : ""}`,
   );
-  return openWithHead(config.model, { task, labels, seed }, ui, signal);
+  return openWithHead(config.model, { task, labels, seed, quantize }, ui, signal);
 }
 
 /** The method on the model; a head that the file does not have is trained whole. */

@@ -1,6 +1,7 @@
 import { dirname, fileExists, joinPath, readText, stat, writeFileAtomic } from "#io";
 import { type Layout, labelNames, type Row } from "../../data/index.js";
 import { TunesmithError } from "../../errors/index.js";
+import type { QuantizationKind } from "../../graph/index.js";
 import { type Model, sequenceHead, type Task, type TensorModel } from "../../models/index.js";
 import { namesIn } from "../../training/index.js";
 import type { Ui } from "../ui.js";
@@ -25,14 +26,20 @@ export async function recordTask(base: Model, { out, seed }: { out: string; seed
 
 /** The model with its adapter, for the task that the adapter was trained for, or that is asked for. */
 export async function openForTask(
-  options: { model: string; adapter?: string | undefined; anyBase: boolean; for?: Task | undefined },
+  options: {
+    model: string;
+    adapter?: string | undefined;
+    anyBase: boolean;
+    for?: Task | undefined;
+    quantize?: QuantizationKind | undefined;
+  },
   ui: Ui,
   signal: AbortSignal,
 ): Promise<Model> {
   const { adapter } = options;
   const record = adapter === undefined ? undefined : await recordIn(adapter);
   const task = options.for ?? record?.task ?? "auto";
-  const base = await openWithHead(options.model, { ...record, task }, ui, signal);
+  const base = await openWithHead(options.model, { ...record, task, quantize: options.quantize }, ui, signal);
   return adapter === undefined ? base : withAdapter(base, { ...options, adapter }, ui);
 }
 
@@ -56,20 +63,21 @@ export async function openWithHead(
     readonly task: Task | "auto";
     readonly labels?: readonly string[] | undefined;
     readonly seed?: number;
+    readonly quantize?: QuantizationKind | undefined;
   },
   ui: Ui,
   signal: AbortSignal,
 ): Promise<Model> {
-  const { task, labels, seed } = wanted;
+  const { task, labels, seed, quantize } = wanted;
   const sequence = task === "sequence-classification" || task === "regression";
-  const plain = sequence ? await openModel(path, ui, signal, "auto") : undefined;
+  const plain = sequence ? await openModel(path, ui, signal, "auto", { quantize }) : undefined;
   if (plain?.task === "causal-lm") {
     return sequenceHead(plain, {
       labels: labels ?? (task === "regression" ? 1 : 2),
       ...(seed === undefined ? {} : { seed }),
     });
   }
-  return openModel(path, ui, signal, task, { labels, seed });
+  return openModel(path, ui, signal, task, { labels, seed, quantize });
 }
 
 /** The task that rows of a layout are of; undefined where they are of none. */

@@ -46,6 +46,10 @@ const trackingShape = {
 };
 
 const modelField = z.string().min(1).describe("model folder, llama2.c .bin, .onnx file or hub id");
+const quantizeField = z
+  .enum(["int8", "int8-dynamic", "int4", "nf4"])
+  .optional()
+  .describe("keep the weights of linear maps in 8 or 4 bits (quantization.md)");
 const adapterShape = {
   adapter: z.string().min(1).optional().describe("folder of a PEFT adapter to put on the model"),
   anyBase: z.boolean().default(false).describe("apply the adapter although it was trained on another base"),
@@ -78,6 +82,7 @@ const taskOption = z.union([simple, z.array(z.number()), z.record(z.string(), z.
 /** A training run but for its method's own options. */
 export const trainSchema = z.strictObject({
   model: modelField,
+  quantize: quantizeField,
   data: dataField,
   method: z
     .enum(methodNames as [string, ...string[]])
@@ -86,7 +91,7 @@ export const trainSchema = z.strictObject({
   task: z
     .enum(TASKS)
     .optional()
-    .describe("what the model is trained for; default: its own task, or that of the rows (tasks.md)"),
+    .describe("what the model is trained for; default: its own, or that of the rows (objectives.md)"),
   taskOptions: z
     .record(z.string(), taskOption)
     .default({})
@@ -159,6 +164,7 @@ export type TrainConfig = z.output<typeof trainSchema>;
 
 export const evalSchema = z.strictObject({
   model: modelField.optional(),
+  quantize: quantizeField,
   ...adapterShape,
   data: z.string().min(1).optional().describe("JSONL, CSV, TSV or text file, or a folder of source files"),
   task: z
@@ -198,6 +204,7 @@ export type EvalConfig = z.output<typeof evalSchema>;
 
 export const generateFlagsSchema = z.strictObject({
   model: modelField,
+  quantize: quantizeField,
   ...adapterShape,
   prompt: z.string().describe("text to continue"),
   chat: z.boolean().default(false).describe("lay the prompt out as a conversation by the model's template"),
@@ -222,6 +229,11 @@ export const generateFlagsSchema = z.strictObject({
 
 export const mergeSchema = z.strictObject({
   model: modelField,
+  quantize: quantizeField,
+  quantized: z
+    .enum(["keep", "requantize", "dequantize"])
+    .optional()
+    .describe("what becomes of changes to quantised weights"),
   adapter: z.string().min(1).describe("folder of the PEFT adapter to fold into the weights"),
   anyBase: adapterShape.anyBase,
   out: z.string().min(1).describe("folder the merged model is written to"),
