@@ -75,6 +75,10 @@ def quantised_models():
         FOLDER / "convnet.onnx", FOLDER / "convnet_qdq.onnx", Images("input", (2, 3, 8, 8)), quant_format=QuantFormat.QDQ,
         weight_type=QuantType.QInt8, per_channel=True,
     )
+    quantize_static(
+        FOLDER / "convnet.onnx", FOLDER / "convnet_qlinear.onnx", Images("input", (2, 3, 8, 8)),
+        quant_format=QuantFormat.QOperator, weight_type=QuantType.QInt8,
+    )
     quantize_dynamic(
         FOLDER / "convnet.onnx", FOLDER / "convnet_dynamic.onnx", weight_type=QuantType.QUInt8,
         op_types_to_quantize=["Conv", "MatMul"],

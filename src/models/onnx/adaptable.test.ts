@@ -21,10 +21,14 @@ const expected = JSON.parse(readFileSync(`${FOLDER}expected.json`, "utf8")) as R
   Numbers & { readonly feeds: Record<string, Numbers>; readonly output: string }
 >;
 
+/** Merging makes quantised weights floats. */
+const FLOATS = { quantized: "dequantize" } as const;
+
 const load = (name: string) => loadOnnxModel(`${FOLDER}${name}.onnx`);
 
 /** How far results may be from ONNX Runtime's on the file: half precision and codes round differently in other kernels. */
-const tolerance = (name: string) => (/fp16|dynamic/.test(name) ? 0.03 : /qdq|q4/.test(name) ? 0.02 : 1e-4);
+const tolerance = (name: string) =>
+  /fp16|dynamic/.test(name) ? 0.03 : /qdq|qlinear|q4/.test(name) ? 0.02 : 1e-4;
 
 function feedsOf(model: TensorModel, name: string): Record<string, Tensor> {
   return Object.fromEntries(
@@ -63,10 +67,10 @@ describe.each(names)("%s", (name) => {
     expect(gradients.size).toBeGreaterThan(1);
     for (const gradient of gradients.values()) expect(Math.hypot(...gradient)).toBeGreaterThan(0);
     if (name.endsWith("_dynamic")) {
-      await expect(merge(adapted)).rejects.toThrow(/computed in integers/);
+      await expect(merge(adapted, FLOATS)).rejects.toThrow(/computed in integers/);
       return;
     }
-    const merged = await merge(adapted);
+    const merged = await merge(adapted, FLOATS);
     expect(merged.parameters.size).toBe(0);
     const feeds = feedsOf(model, name);
     const [plain, apart, joined] = (await Promise.all(
@@ -74,14 +78,16 @@ describe.each(names)("%s", (name) => {
         async (each) => (await runModel(each, feeds))[expected[name]?.output ?? ""],
       ),
     )) as [Tensor, Tensor, Tensor];
-    expect(maxAbsDiff(plain, apart)).toBeGreaterThan(1e-5);
-    expect(maxAbsDiff(joined, apart)).toBeLessThan(1e-4);
+    // ONNX Runtime has other kernels for a softmax of codes than for one of floats.
+    const allowed = name === "convnet_qlinear" ? 4 / 256 : 1e-4;
+    expect(maxAbsDiff(joined, apart)).toBeLessThan(allowed);
+    expect(maxAbsDiff(plain, apart)).toBeGreaterThan(Math.min(2 * allowed, 1e-2));
   });
 
   test("written and read again it is the same, with the same inputs, outputs and modules", async () => {
     const model = await load(name);
     const adapted = await adaptedEverywhere(model);
-    const written = name.endsWith("_dynamic") ? model : await merge(adapted);
+    const written = name.endsWith("_dynamic") ? model : await merge(adapted, FLOATS);
     const folder = await mkdtemp(join(tmpdir(), "tunesmith-adaptable-"));
     const { path } = await exportOnnx(written, folder);
     const again = await loadOnnxModel(path);
@@ -117,7 +123,7 @@ test("norms are trained whole under stable paths, and merge", async () => {
       (values.data as Float32Array).set(
         Float32Array.from({ length: values.data.length }, (_, at) => Math.sin(at + 1)),
       );
-  const merged = await merge(adapted);
+  const merged = await merge(adapted, FLOATS);
   const feeds = feedsOf(model, "anonymous");
   const [plain, apart, joined] = (await Promise.all(
     [model, adapted, merged].map(async (each) => (await runModel(each, feeds)).y),
