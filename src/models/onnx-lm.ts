@@ -5,7 +5,7 @@ import { readJson } from "./checkpoint.js";
 import { buildOnnx, type OnnxSource } from "./onnx/build.js";
 import { withoutCacheBranch } from "./onnx/cache-branch.js";
 import { exposeLinearMaps } from "./onnx/linear-maps.js";
-import { readSignature, SEGMENT_MASK, unsupported } from "./onnx/signature.js";
+import { pastNames, readSignature, SEGMENT_MASK, unsupported } from "./onnx/signature.js";
 import { homeOf } from "./onnx/tensor-model.js";
 import { staticInputs } from "./probe.js";
 import { type Site, sitesOf } from "./sites.js";
@@ -95,7 +95,7 @@ function sizesOf(source: OnnxSource, probe: LmOutputs, config: Readonly<Record<s
   }
   const told = (...names: string[]) =>
     names.map((name) => config[name]).find((value) => typeof value === "number");
-  const [, kvHeads, , headDim] = probe.present[0]?.key.shape ?? [];
+  const [, kvHeads, , headDim] = probe.present[0]?.key.shape ?? cacheShape(source);
   const heads = Number(
     told("num_attention_heads", "n_head") ?? (typeof headDim === "number" ? hiddenSize / headDim : 1),
   );
@@ -110,6 +110,15 @@ function sizesOf(source: OnnxSource, probe: LmOutputs, config: Readonly<Record<s
       told("max_position_embeddings", "n_positions") ?? positionRows(source) ?? Number.MAX_SAFE_INTEGER,
     ),
   };
+}
+
+/** Axes of a layer's keys, as the file declares them. */
+function cacheShape({ graph, signature }: OnnxSource): readonly Dim[] {
+  const [slot] = signature.caches;
+  if (!slot) return [];
+  const [name] = pastNames(slot);
+  const { shape } = graph.inputs.find((value) => value.name === name) ?? { shape: [] };
+  return slot.kind === "packed" ? shape.slice(1) : shape;
 }
 
 /** Rows of the table that positions look things up in (embeddings, or angles of rotation). */

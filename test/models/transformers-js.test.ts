@@ -1,4 +1,4 @@
-import { cpSync, mkdtempSync, rmSync, statSync, writeFileSync } from "node:fs";
+import { cpSync, existsSync, mkdtempSync, rmSync, statSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import {
@@ -32,6 +32,7 @@ import {
 import { type Tensor, tensor } from "../../src/tensor/index.js";
 
 const FIXTURES = "fixtures";
+const STORIES = `${process.env.TUNESMITH_ASSETS ?? "../shared/assets"}/models/stories260K`;
 const SINGLE = { dtype: "fp32" } as const;
 /** Of the wordpiece tokenizer that the text fixtures get. */
 const WORDS = [
@@ -128,6 +129,23 @@ test("the shipped model writes the same text, from a folder that lacks nothing",
   await js.dispose();
 });
 
+test.skipIf(!existsSync(STORIES))(
+  "stories260K, whose tokenizer is llama2.c's, tells the same story",
+  async () => {
+    const model = await loadModel(STORIES);
+    const { notes } = await forJs(model, "stories");
+    expect(notes).toEqual([]);
+    const write = await pipeline("text-generation", "stories", SINGLE);
+    const prompt = "Once upon a time, there was a little girl";
+    const [told] = (await write(prompt, { max_new_tokens: 60, do_sample: false })) as {
+      generated_text: string;
+    }[];
+    const { text: expected } = await generate(model, prompt, { maxTokens: 60, temperature: 0 });
+    expect(told?.generated_text).toBe(prompt + expected);
+    await write.dispose();
+  },
+);
+
 test.each(["gpt2", "llama", "mistral", "qwen2", "qwen3", "gemma2", "gemma3", "smollm"])(
   "%s: the same tokens",
   async (name) => {
@@ -169,6 +187,23 @@ test.each(["t5", "t5-gated", "mt5"])("%s: encoder and decoder write the same tok
   const expected = await generator.generateBatch([PROMPT, [7, 3]], { maxTokens: 8, temperature: 0 });
   const start = model.decoder?.startId as number;
   expect(numbers(made)).toEqual(expected.flatMap(({ ids }) => [start, ...ids]));
+  await generator.close();
+  await js.dispose();
+});
+
+test("an adapter merged into encoder and decoder", async () => {
+  const adapted = randomise(
+    await adapt(await text("t5", "seq2seq"), lora({ rank: 2, targets: "all-linear" })),
+  );
+  const merged = await merge(adapted);
+  await forJs(merged, "t5-merged");
+  const js = await AutoModelForSeq2SeqLM.from_pretrained("t5-merged", SINGLE);
+  const options = { max_new_tokens: 8, do_sample: false, eos_token_id: -1 };
+  const inputs = { inputs: long([PROMPT]), attention_mask: long([[1, 1, 1]]) };
+  const made = (await js.generate({ ...inputs, ...options } as never)) as JsTensor;
+  const generator = await createSeq2seqGenerator(adapted);
+  const { ids } = await generator.generate(PROMPT, { maxTokens: 8, temperature: 0 });
+  expect(numbers(made)).toEqual([merged.decoder?.startId, ...ids]);
   await generator.close();
   await js.dispose();
 });

@@ -67,6 +67,8 @@ async function writeTokenizer(
     eos_token: named(tokenizer.eosId, "eos_token_id"),
     pad_token: named(tokenizer.padId, "pad_token_id"),
     unk_token: named(tokenizer.unkId, "unk_token_id"),
+    // Without it the pipelines leave out what the tokenizer itself puts first.
+    add_bos_token: tokenizer.bosId !== undefined && tokenizer.encode("a")[0] === tokenizer.bosId,
   };
   const given = Object.entries(added).filter(([key, value]) => value !== undefined && !(key in config));
   const template = tokenizer.chatTemplate === undefined ? {} : { chat_template: tokenizer.chatTemplate };

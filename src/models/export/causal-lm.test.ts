@@ -2,11 +2,20 @@ import { existsSync, mkdtempSync, readdirSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { expect, test } from "vitest";
+import { loadOnnx, makeNode, ops, saveOnnx, substitute, type Value } from "../../graph/index.js";
 import { adapt, lora } from "../../methods/index.js";
 import { createSession } from "../../runtime/index.js";
 import { rng } from "../../runtime/random/index.js";
 import { maxAbsDiff, type Tensor, tensor } from "../../tensor/index.js";
-import { type CausalLm, exportGraph, exportOnnx, initModel, loadFolder, logitsOf } from "../index.js";
+import {
+  type CausalLm,
+  exportGraph,
+  exportOnnx,
+  initModel,
+  loadFolder,
+  loadModel,
+  logitsOf,
+} from "../index.js";
 
 const fixture = (name: string) =>
   loadFolder(new URL(`../../../fixtures/models/${name}`, import.meta.url).pathname);
@@ -128,4 +137,61 @@ test("files lie where they are looked for", async () => {
   expect(readdirSync(join(folder, "onnx")).sort()).toEqual(["model.onnx", "model.onnx_data"]);
   expect(files.every((file) => existsSync(file))).toBe(true);
   expect(files).toContain(join(folder, "config.json"));
+});
+
+/** The file without an input for positions: it counts columns, as files with GroupQueryAttention do. */
+async function countingFile(model: CausalLm, folder: string): Promise<string> {
+  const { path } = await exportOnnx(model, join(folder, "own"), { cache: true });
+  const { graph, close } = await loadOnnx(path);
+  const named = new Map(graph.inputs.map((value) => [value.name, value] as const));
+  const [ids, mask, positions] = ["input_ids", "attention_mask", "position_ids"].map((name) =>
+    named.get(name),
+  ) as [Value, Value, Value];
+  const count = ops.sub(ops.cumSum(mask, 1), ops.scalar(1, "int64"));
+  const [length] = makeNode("Shape", [ids], { start: { i: 1 }, end: { i: 2 } }).outputs as [Value];
+  const end = ops.ints([2 ** 31 - 1]);
+  const [last] = makeNode("Slice", [count, ops.neg(length), end, ops.ints([1])]).outputs as [Value];
+  const inputs = graph.inputs.filter((value) => value !== positions);
+  const replace = new Map([[positions, ops.reshape(last, ids.shape, [ids])]]);
+  const file = join(folder, "counting.onnx");
+  await saveOnnx(substitute(graph, replace, inputs), file);
+  await close();
+  return file;
+}
+
+test("a file that counts columns itself is exported with its cache", async () => {
+  const folder = mkdtempSync(join(tmpdir(), "tunesmith-counting-"));
+  const model = await fixture("llama");
+  const counting = await loadModel(await countingFile(model, folder));
+  const session = await createSession(exportGraph(counting, { cache: true }));
+  const ids = row(6, 4);
+  let cache = emptyCache(model, 1);
+  let last: Tensor | undefined;
+  for (const [from, to] of [
+    [0, 4],
+    [4, 6],
+  ] as const) {
+    const { logits, ...present } = await session.run({
+      input_ids: long([ids.slice(from, to)]),
+      position_ids: long([range(from, to)]),
+      attention_mask: long([range(0, to).map(() => 1)]),
+      ...cache,
+    });
+    last = logits;
+    cache = Object.fromEntries(
+      Object.entries(present).map(([key, value]) => [key.replace("present", "past_key_values"), value]),
+    );
+  }
+  const vocab = model.sizes.vocabSize;
+  const whole = (await logitsOf(model, ids)).data as Float32Array;
+  const wanted: Tensor = { dtype: "float32", shape: [2, vocab], data: whole.slice(4 * vocab) };
+  expect(maxAbsDiff(part(last as Tensor, 0, 0, 2), wanted)).toBeLessThan(1e-4);
+  await session.release();
+});
+
+test("a file without a cache cannot be exported with one", async () => {
+  const folder = mkdtempSync(join(tmpdir(), "tunesmith-uncached-"));
+  const { path } = await exportOnnx(await fixture("llama"), folder);
+  const plain = await loadModel(path);
+  expect(() => exportGraph(plain, { cache: true })).toThrow(/without a key\/value cache/);
 });
