@@ -20,6 +20,7 @@ const source = await importSource(
   export { errorMeanings } from "./src/errors/index.ts";
   export { methodNamed, methodNames } from "./src/methods/index.ts";
   export { architectures, tensorArchitectures } from "./src/models/index.ts";
+  export { objectiveNamed, objectiveNames } from "./src/training/objectives/index.ts";
   export { optimizerModifiers, optimizerNamed, optimizerNames } from "./src/training/optim/index.ts";
   export { scoreRegistry } from "./src/training/scores/index.ts";
 `,
@@ -62,6 +63,17 @@ function methodsReference() {
   return [overview, ...options].join("\n\n");
 }
 
+/** Options of a schema with their defaults. */
+const optionsTable = ({ shape }) =>
+  table(
+    ["option", "default", "what"],
+    Object.entries(shape).map(([key, schema]) => {
+      const { fallback, description, choices } = source.fieldOf(key, schema);
+      const shown = fallback === undefined ? "" : `\`${JSON.stringify(fallback)}\``;
+      return [`\`${key}\``, shown, choices ? `${description} (${choices.join(", ")})` : description];
+    }),
+  );
+
 /** One row per optimiser, the options of each, and of what goes around all of them. */
 function optimizersReference() {
   const entries = source.optimizerNames.map((name) => source.optimizerNamed(name));
@@ -73,18 +85,27 @@ function optimizersReference() {
       paper ? `[${paper}](https://arxiv.org/abs/${paper})` : "",
     ]),
   );
-  const options = ({ shape }) =>
-    table(
-      ["option", "default", "what"],
-      Object.entries(shape).map(([key, schema]) => {
-        const { fallback, description, choices } = source.fieldOf(key, schema);
-        const shown = fallback === undefined ? "" : `\`${JSON.stringify(fallback)}\``;
-        return [`\`${key}\``, shown, choices ? `${description} (${choices.join(", ")})` : description];
-      }),
-    );
-  const each = entries.map(({ name, options: own }) => `### Options of \`${name}\`\n\n${options(own)}`);
-  const around = `## Around every optimiser\n\n${options(source.optimizerModifiers)}`;
+  const each = entries.map(({ name, options: own }) => `### Options of \`${name}\`\n\n${optionsTable(own)}`);
+  const around = `## Around every optimiser\n\n${optionsTable(source.optimizerModifiers)}`;
   return [overview, around, "## Options", ...each].join("\n\n");
+}
+
+/** One row per objective of language models, and the options of each. */
+function objectivesReference() {
+  const entries = source.objectiveNames.map((name) => source.objectiveNamed(name));
+  const overview = table(
+    ["objective", "what is learnt", "rows (layout)", "paper (arXiv)"],
+    entries.map(({ name, summary, layouts, paper }) => [
+      `\`${name}\``,
+      summary,
+      layouts.join(", "),
+      paper ? `[${paper}](https://arxiv.org/abs/${paper})` : "",
+    ]),
+  );
+  const each = entries
+    .filter(({ options }) => Object.keys(options.shape).length > 0)
+    .map(({ name, options }) => `### Options of \`${name}\`\n\n${optionsTable(options)}`);
+  return [overview, ...each].join("\n\n");
 }
 
 const errorsTable = () =>
@@ -128,6 +149,7 @@ const changed = [
   put("docs/methods.md", withSection("docs/methods.md", "methods", methodsReference()), check),
   put("docs/evaluation.md", withSection("docs/evaluation.md", "scores", scoresTable()), check),
   put("docs/optimizers.md", withSection("docs/optimizers.md", "optimizers", optimizersReference()), check),
+  put("docs/objectives.md", withSection("docs/objectives.md", "objectives", objectivesReference()), check),
   put("docs/errors.md", withSection("docs/errors.md", "errors", errorsTable()), check),
   put("docs/formats.md", withSection("docs/formats.md", "architectures", architectureList()), check),
   put("schema/tunesmith.schema.json", schema(), check),

@@ -53,6 +53,7 @@ interface JsonSchema {
   readonly const?: unknown;
   readonly items?: JsonSchema;
   readonly additionalProperties?: JsonSchema | boolean;
+  readonly properties?: Readonly<Record<string, JsonSchema>>;
   readonly minimum?: number;
   readonly maximum?: number;
   readonly exclusiveMinimum?: number;
@@ -68,6 +69,10 @@ function typeText(schema: JsonSchema): string {
   if (schema.enum) return schema.enum.map((value) => JSON.stringify(value)).join(" | ");
   if (schema.const !== undefined) return JSON.stringify(schema.const);
   if (type === "array") return `list of ${items ? typeText(items) : "anything"}`;
+  if (type === "object" && schema.properties) {
+    const parts = Object.entries(schema.properties).map(([name, part]) => `${name} (${typeText(part)})`);
+    return `mapping with ${parts.join(", ")}`;
+  }
   if (type === "object") {
     const inner = typeof additionalProperties === "object" ? typeText(additionalProperties) : "anything";
     return `mapping of names to ${inner}`;
