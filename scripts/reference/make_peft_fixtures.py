@@ -96,13 +96,19 @@ TUNERS = {
     "lokr-whole": ("LoKrConfig", dict(r=8, alpha=8)),
     "adalora": ("AdaLoraConfig", dict(init_r=5, lora_alpha=9, total_step=100)),
     "adalora-pruned": ("AdaLoraConfig", dict(init_r=4, total_step=10, tfinal=2, orth_reg_weight=0.3)),
+    "fourierft": ("FourierFTConfig", dict(n_frequency=50, n_frequency_pattern={"down_proj": 30})),
+    "waveft": ("WaveFTConfig", dict(n_frequency=120, random_loc_seed=5)),
+    "waveft-plain": ("WaveFTConfig", dict(n_frequency=90, use_idwt=False)),
+    "shira": ("ShiraConfig", dict(r=2, random_seed=3)),
+    "boft-number": ("BOFTConfig", dict(boft_block_size=0, boft_block_num=4, boft_dropout=0.25)),
+    "oft-number": ("OFTConfig", dict(oft_block_size=0, r=4, module_dropout=0.25, use_cayley_neumann=False)),
 }
 # Arguments for gpt2, whose maps have biases and transposed weights, of tuners that do something else there.
 GPT2_TUNERS = {
     "ia3": dict(target_modules=["c_attn", "mlp.c_proj"], feedforward_modules=["mlp.c_proj"]),
 }
 # Noise for tuners whose numbers must stay small (a series that converges, logarithms of variances).
-SMALL = {"oft": 0.02, "oft-exact": 0.1, "oft-shared": 0.02}
+SMALL = {"oft": 0.02, "oft-exact": 0.1, "oft-number": 0.1, "oft-shared": 0.02}
 
 
 def base_model(name):

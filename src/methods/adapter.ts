@@ -50,7 +50,7 @@ export function parameter(
   shape: readonly number[],
   data: TensorNumbers,
   trainable: boolean,
-  dtype: "float32" | "int64" | "bool" = "float32",
+  dtype: "float32" | "int64" | "int32" | "bool" = "float32",
 ): Parameter {
   return { name, value: input(name, dtype, shape), tensor: tensor(dtype, shape, data), trainable };
 }

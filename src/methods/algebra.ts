@@ -61,3 +61,10 @@ export function blockRotate(x: Value, blocks: Value): Value {
 /** Columns of `x` `[..., d]` in another order. */
 export const permute = (x: Value, order: readonly number[]): Value =>
   ops.gather(x, ops.ints(order), x.shape.length - 1);
+
+/** `matrix` with `values` added at flat `places` (int64, `[n]`), which may repeat. */
+export function addAt(matrix: Value, places: Value, values: Value): Value {
+  const size = (matrix.shape as number[]).reduce((a, b) => a * b, 1);
+  const flat = ops.scatterNd(ops.reshape(matrix, [size]), ops.unsqueeze(places, 1), values, "add");
+  return ops.reshape(flat, matrix.shape);
+}

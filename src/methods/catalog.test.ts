@@ -28,6 +28,9 @@ const OPTIONS: Readonly<Record<string, Readonly<Record<string, unknown>>>> = {
   hra: { rank: 4, regularizer: 0.01 },
   rosa: { rank: 2, density: 0.05 },
   boft: { blockSize: 4, factors: 2 },
+  fourierft: { frequencies: 40 },
+  waveft: { frequencies: 40 },
+  shira: { rank: 2 },
   loha: { rank: 2 },
   lokr: { rank: 1 },
 };

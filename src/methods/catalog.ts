@@ -21,6 +21,9 @@ import { orthogonalAdaptationMethod } from "./orthogonal/orthogonal-adaptation.j
 import { psoftMethod } from "./orthogonal/psoft.js";
 import { sodaMethod } from "./orthogonal/soda.js";
 import { rosaMethod } from "./sparse/rosa.js";
+import { shiraMethod } from "./sparse/shira.js";
+import { fourierftMethod } from "./spectral/fourierft.js";
+import { waveftMethod } from "./spectral/waveft.js";
 
 /** Every method that reparametrises sites; a new one is its file and one line here. */
 export const siteMethods = [
@@ -46,4 +49,7 @@ export const siteMethods = [
   lohaMethod,
   lokrMethod,
   adaloraMethod,
+  fourierftMethod,
+  waveftMethod,
+  shiraMethod,
 ] as unknown as readonly Method<SiteConfig>[];

@@ -18,6 +18,9 @@ const CASES: readonly Case[] = [
   ["ia3", { feedforward: [] }, out],
   ["ia3", { feedforward: ["q_proj"] }, inn],
   ["adalora", { initRank: 5 }, 5 * (inn + out + 1)],
+  ["fourierft", { frequencies: 100 }, 100],
+  ["waveft", { frequencies: 100 }, 100],
+  ["shira", { rank: 3 }, 3 * (inn + out)],
   ["loha", { rank: 4 }, 2 * 4 * (inn + out)],
   // 48 = 6 · 8, 32 = 4 · 8
   ["lokr", { rank: 2 }, 6 * 4 + 2 * (8 + 8)],

@@ -95,4 +95,7 @@ export {
   methodNames,
 } from "./registry.js";
 export { type RosaConfig, rosa, rosaMethod } from "./sparse/rosa.js";
+export { type ShiraConfig, shira, shiraMethod } from "./sparse/shira.js";
+export { type FourierftConfig, fourierft, fourierftMethod } from "./spectral/fourierft.js";
+export { type WaveftConfig, waveft, waveftMethod } from "./spectral/waveft.js";
 export { isTarget, selectTargets, type TargetSelection } from "./targets.js";

@@ -39,12 +39,12 @@ export interface InitContext {
 }
 
 /** Numbers of a tensor: float32, or the type of a mask or of indices. */
-export type TensorNumbers = Float32Array | BigInt64Array | Uint8Array;
+export type TensorNumbers = Float32Array | BigInt64Array | Int32Array | Uint8Array;
 
 export interface TensorSpec {
   readonly shape: readonly number[];
   /** Default float32; others are frozen. */
-  readonly dtype?: "float32" | "int64" | "bool";
+  readonly dtype?: "float32" | "int64" | "int32" | "bool";
   /** Frozen tensors are fed, but get no gradient. */
   readonly trainable: boolean;
   /** Whether files hold it; false for frozen tensors that a seed gives back. Default true. */

@@ -235,6 +235,9 @@ async function readNumbers(
   if (dtype === "float32" || name === undefined) return readSiteTensor(file, name, shape);
   const entry = entryOf(file, name, shape);
   if (entry.dtype === dtype) return (await readTensor(entry)).data.slice() as TensorNumbers;
+  // PEFT on Windows writes whole numbers as floats.
+  if (entry.dtype === "float32" && dtype === "int32")
+    return Int32Array.from((await readTensor(entry)).data as Float32Array);
   throw new TunesmithError("adapter-invalid", `${file.name}: '${name}' is ${entry.dtype}, not ${dtype}`, {
     fix: "the file was not written by the method its config names",
   });

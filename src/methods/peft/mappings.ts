@@ -1,13 +1,14 @@
 import { TunesmithError } from "../../errors/index.js";
 import { siteMethods } from "../catalog.js";
-import { siteConfigSchema } from "../config.js";
 import type { Method, SiteConfig } from "../method.js";
 import { adaloraMapping } from "./adalora.js";
+import { fourierftMapping, shiraMapping, waveftMapping } from "./entries.js";
 import { loraMapping } from "./lora.js";
 import { lohaMapping, lokrMapping } from "./lycoris.js";
 import type { PeftMapping } from "./mapping.js";
 import { ia3Mapping } from "./multiplicative.js";
 import { boftMapping, hraMapping, oftMapping } from "./orthogonal.js";
+import { OWN, ownConfig } from "./own.js";
 import { pveraMapping, veraMapping } from "./shared-projections.js";
 
 /** Every method whose adapters are written and read as PEFT folders. */
@@ -22,22 +23,19 @@ const mappings = [
   lohaMapping,
   lokrMapping,
   adaloraMapping,
+  fourierftMapping,
+  waveftMapping,
+  shiraMapping,
 ] as unknown as readonly PeftMapping[];
-
-/** `peft_type` of adapters in our own format: PEFT's folder with our names, for methods PEFT does not have. */
-const OWN = "TUNESMITH";
 
 /** Options and tensors under our own names. */
 function ownMapping(method: Method<SiteConfig>): PeftMapping {
-  const common = new Set(Object.keys(siteConfigSchema.shape));
-  const own = (config: Readonly<Record<string, unknown>>) =>
-    Object.fromEntries(Object.entries(config).filter(([key]) => !common.has(key)));
   return {
     peftType: OWN,
     method,
     biasOnly: "adapted_only",
     options: ({ options }) => options as Record<string, unknown>,
-    config: (config) => ({ method: method.name, options: own({ ...config }) }),
+    config: (config) => ownConfig(method.name, { ...config }),
     suffix: (key) => key,
     sharedName: (key) => `base_model.${key}`,
   };

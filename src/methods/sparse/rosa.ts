@@ -1,6 +1,7 @@
 import { z } from "zod";
 import { ops, type Value } from "../../graph/index.js";
 import type { TrainingHooks } from "../../models/index.js";
+import { addAt } from "../algebra.js";
 import { parseConfig, siteConfigSchema } from "../config.js";
 import { loraScale } from "../lowrank/scale.js";
 import type {
@@ -79,10 +80,7 @@ function withSparse(
   gate?: Value,
 ): Value {
   if (!values || !places) return matrix;
-  const size = (matrix.shape as number[]).reduce((a, b) => a * b, 1);
-  const added = gate ? ops.mul(values, gate) : values;
-  const flat = ops.scatterNd(ops.reshape(matrix, [size]), ops.unsqueeze(places, 1), added, "add");
-  return ops.reshape(flat, matrix.shape);
+  return addAt(matrix, places, gate ? ops.mul(values, gate) : values);
 }
 
 /** Low-rank and sparse corrections together (arXiv 2401.04679): W' = W + (α/r)·B·A + S, S on a support chosen by gradients. */
