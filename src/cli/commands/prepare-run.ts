@@ -49,6 +49,11 @@ export async function prepareRun(config: RunConfig, context: Context): Promise<P
     quantize: config.quantize,
   });
   if (opened.task === "causal-lm" && (task ?? "causal-lm") === "causal-lm") {
+    if (config.head !== undefined) {
+      throw new TunesmithError("config-invalid", "--head is of classifiers", {
+        fix: "add --task sequence-classification, or leave it out",
+      });
+    }
     return prepareLanguage(opened, config, context);
   }
   if (config.objective !== undefined || config.teacher !== undefined) {

@@ -6,7 +6,7 @@ import { objectiveFor, type TaskOptions, textLength } from "../../training/index
 import type { Context } from "../command.js";
 import { formatCount, type Ui } from "../ui.js";
 import { type Found, finish, methodOptions, type Prepared, type RunConfig, readRows } from "./prepare-run.js";
-import { freshModules, newLabels, openWithHead, processorOf, taskOfRun } from "./task-model.js";
+import { classesIn, freshModules, newLabels, openWithHead, processorOf, taskOfRun } from "./task-model.js";
 
 /** A run of a model of any other task than causal language modelling. */
 export async function prepareTask(opened: Model, config: RunConfig, context: Context): Promise<Prepared> {
@@ -53,7 +53,8 @@ async function baseFor(
   const { seed, quantize } = config;
   const first =
     task === opened.task ? opened : await openWithHead(config.model, { task, seed, quantize }, ui, signal);
-  const labels = newLabels(first, rows, config.taskOptions.multiLabel === true);
+  const labels =
+    classesIn(config.head, first) ?? newLabels(first, rows, config.taskOptions.multiLabel === true);
   if (!labels) return first;
   ui.note(
     `a new head for ${labels.length} classes: ${labels.slice(0, 8).join(", ")}${labels.length > 8 ? ", ..." : ""}`,

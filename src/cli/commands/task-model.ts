@@ -105,6 +105,19 @@ export function taskOfRun(own: Task, layout: Layout, wanted: Task | undefined): 
   return task;
 }
 
+/** The classes that `--head` asks for: `3`, or names. Throws `config-invalid` for a model that has none. */
+export function classesIn(head: readonly string[] | undefined, model: Model): readonly string[] | undefined {
+  if (head === undefined) return undefined;
+  if (!model.task.endsWith("-classification")) {
+    throw new TunesmithError("config-invalid", `--head is of classifiers, not of ${model.task}`, {
+      fix: "leave it out, or name a classification in --task",
+    });
+  }
+  const [only] = head;
+  if (head.length > 1 || only === undefined || !/^\d+$/.test(only)) return head;
+  return Array.from({ length: Number(only) }, (_, at) => `LABEL_${at}`);
+}
+
 /** Classes of the rows that the model does not have yet; undefined when it has them all. */
 export function newLabels(
   model: Model,

@@ -96,6 +96,11 @@ export const trainSchema = z.strictObject({
     .record(z.string(), taskOption)
     .default({})
     .describe("options of the task, such as labelSmoothing, classWeights, multiLabel, loss, flip or spans"),
+  head: z
+    .array(z.string())
+    .min(1)
+    .optional()
+    .describe("classes of the classifier: how many, or their names; default: those in the data"),
   objective: z
     .enum(objectiveNames as [string, ...string[]])
     .optional()
