@@ -81,13 +81,11 @@ export function makeConvNet(python, say) {
 export const median = (list) => list.toSorted((a, b) => a - b)[Math.floor(list.length / 2)];
 
 /** Runs both in turn, `rounds` times each, so that a slow phase of the machine hits both; returns their reports. */
-export function alternate(rounds, first, second) {
-  const [a, b] = [[], []];
-  for (let round = 0; round < rounds; round++) {
-    a.push(first());
-    b.push(second());
-  }
-  return [a, b];
+export function alternate(rounds, ...runs) {
+  const results = runs.map(() => []);
+  for (let round = 0; round < rounds; round++)
+    for (const [at, run] of runs.entries()) results[at].push(run());
+  return results;
 }
 
 /** A folder for files of one measurement, removed afterwards. */

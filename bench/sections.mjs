@@ -119,6 +119,36 @@ function recomputeSection({ ours, models, rounds, alternate }) {
   };
 }
 
+/** LoRA on a base whose linear maps are kept in fewer bits, against the same on floats. */
+function quantizedSection({ ours, models, rounds, alternate }) {
+  const common = {
+    model: models["gpt2-124m"],
+    batch: 4,
+    length: 128,
+    threads: 2,
+    steps: 4,
+    warmup: 1,
+    batches: 2,
+  };
+  const kinds = ["int8", "int4", "nf4"];
+  const [floats, ...kept] = alternate(
+    rounds,
+    () => ours(common),
+    ...kinds.map((kind) => () => ours({ ...common, quantize: JSON.stringify(kind) })),
+  );
+  const rows = kinds.flatMap((kind, at) => {
+    const compare = (what, unit, key) => row(`${what}, ${kind}`, unit, of(key)(kept[at]), of(key)(floats));
+    return [
+      compare("peak RSS", "MB", "peakRssMb"),
+      compare("  of which anonymous", "MB", "peakRssAnonMb"),
+      compare("step time", "s", "medianStepSeconds"),
+      compare("  processor time of a step", "s", "medianCpuSeconds"),
+      compare("  process start to first finished step", "s", "startToFirstStepSeconds"),
+    ];
+  });
+  return { rows, keptMb: Object.fromEntries(kinds.map((kind, at) => [kind, kept[at][0].keptMb])) };
+}
+
 function memorySection({ ours }) {
   const loss = ours({ tokens: 1024, vocabulary: 50257, hidden: 768 }, "cross-entropy.mjs");
   return {
@@ -261,6 +291,11 @@ export const sections = [
   { name: "sweep", title: "Step time by batch and length, 6 layers of width 384", run: sweepSection },
   { name: "prefix", title: "Frozen-prefix cache", run: prefixSection },
   { name: "recompute", title: "Recomputation", run: recomputeSection },
+  {
+    name: "quantized",
+    title: "LoRA r=8 on a quantised GPT-2 124M against floats, batch 4 x 128",
+    run: quantizedSection,
+  },
   { name: "loss", title: "Cross-entropy memory", run: memorySection },
   { name: "shared", title: "Two sessions on one weight file", run: sharedSection },
   { name: "conv", title: "LoRA r=8 on every convolution, ResNet-18, batch 8 x 128²", run: convSection },

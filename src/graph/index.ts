@@ -34,6 +34,7 @@ export {
 export { eliminateCommon } from "./passes/cse.js";
 export { decompose } from "./passes/decompose.js";
 export { type ExtractOptions, extract } from "./passes/extract.js";
+export { type ToFloat16Options, toFloat16 } from "./passes/float16.js";
 export { type FoldOptions, fold } from "./passes/fold.js";
 export { halfWeights } from "./passes/half-weights.js";
 export { type InFloat32Options, inFloat32, widenWeights } from "./passes/in-float32.js";
