@@ -53,6 +53,7 @@ export const errorMeanings = {
   "data-invalid": "A data file is malformed; the message names file and line.",
   "data-empty": "No usable row is left; the message says why rows were dropped.",
   "loss-not-finite": "Loss or gradients became NaN or infinite; nothing was updated in that step.",
+  "loss-spike": "The loss jumped far above its recent median, and the run was told to stop there.",
   "zero-update":
     "Training would change nothing: no trainable tensor, gradients of exactly zero, or updates too small.",
   "checkpoint-mismatch": "A checkpoint belongs to a run with another configuration.",

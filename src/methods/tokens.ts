@@ -60,7 +60,10 @@ async function rowsOf(
     path: site.path,
     weightName: site.weightName,
     ids,
-    parameter: parameter(`${adapter}/${site.path}.trainable_tokens_delta`, [ids.length, width], rows, true),
+    parameter: {
+      ...parameter(`${adapter}/${site.path}.trainable_tokens_delta`, [ids.length, width], rows, true),
+      rare: true,
+    },
     base: constant(tensor("float32", [ids.length, width], rows.slice())),
   };
 }

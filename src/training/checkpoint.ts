@@ -7,6 +7,7 @@ import type { EarlyStoppingState } from "./early-stopping.js";
 import { differences, hashPlainData, type PlainData, parseExact, stringifyExact } from "./exact-json.js";
 import type { FastForwardState } from "./fast-forward.js";
 import type { ZeroUpdateState } from "./guards.js";
+import type { NoiseScaleState } from "./noise-scale.js";
 import { type FlatOptimizerState, flattenOptimizerState } from "./optim/state.js";
 import type { OptimizerState, Params } from "./optim/types.js";
 
@@ -35,6 +36,11 @@ export interface RunState {
   readonly earlyStopping?: EarlyStoppingState;
   readonly zeroUpdate?: ZeroUpdateState;
   readonly fastForward?: FastForwardState;
+  /** What the method kept when the best parameters were measured. */
+  readonly bestMethod?: PlainData;
+  /** Latest losses, by which spikes are told. */
+  readonly losses?: readonly number[];
+  readonly noiseScale?: NoiseScaleState;
 }
 
 /** Everything a checkpoint holds when it is written. */

@@ -1,8 +1,8 @@
 import { holdLock, joinPath, makeDir } from "#io";
 import { TunesmithError } from "../errors/index.js";
-import type { TrainingHooks } from "../models/index.js";
+import type { Parameter, TrainingHooks } from "../models/index.js";
 import { longRunning, type SessionOptions } from "../runtime/index.js";
-import { type Checkpoint, loadLatest, saveCheckpoint } from "./checkpoint.js";
+import { cadence } from "./cadence.js";
 import { earlyStopping } from "./early-stopping.js";
 import { createEvaluator, type Evaluation } from "./evaluate.js";
 import type { PlainData } from "./exact-json.js";
@@ -12,18 +12,16 @@ import {
   type FastForwardStage,
   fastForward,
 } from "./fast-forward.js";
+import { resumeRun, saveRun } from "./fit-checkpoint.js";
+import { createUpdater, type Updater, updatesInGraph } from "./graph-update.js";
 import { zeroUpdateGuard } from "./guards.js";
+import { type LossSpikeOptions, type LossSpikes, lossSpikes } from "./loss-spikes.js";
+import { memoryError } from "./memory-error.js";
 import { progressMeter } from "./meters.js";
 import { type MetricsWriter, openMetrics } from "./metrics.js";
-import type { Objective, StepBatch } from "./objective.js";
-import {
-  type Optimizer,
-  type OptimizerState,
-  onEvaluationWeights,
-  type Params,
-  restoreOptimizerState,
-  restoreParams,
-} from "./optim/index.js";
+import { type NoiseScale, noiseScale } from "./noise-scale.js";
+import type { Objective, StepBatch, StepShape } from "./objective.js";
+import { type Optimizer, type OptimizerState, onEvaluationWeights, type Params } from "./optim/index.js";
 import { closeAll, createStepper, type Stepper, type StepperOptions } from "./stepper.js";
 import { update } from "./update.js";
 
@@ -42,10 +40,18 @@ export interface FitOptions extends Omit<StepperOptions, "session"> {
   readonly config?: Readonly<Record<string, PlainData>>;
   /** Updates between evaluations (and at the end); 0: only at the end. Default 0. */
   readonly evalEvery?: number;
-  /** Updates between checkpoints; 0: none. Default 0. */
-  readonly saveEvery?: number;
+  /** Updates between checkpoints; "auto": as often as costs at most 2 % of the time; 0: none. Default 0. */
+  readonly saveEvery?: number | "auto";
   /** Stop after so many evaluations without improvement, and restore the best. Default: never. */
   readonly patience?: number;
+  /** What `patience` and the best checkpoint go by: `loss`, or the name of a score. Default: the loss, falling. */
+  readonly stopOn?: { readonly metric?: string; readonly mode?: "min" | "max"; readonly minDelta?: number };
+  /** Further scores of every evaluation, such as those of generated text (`generationScores`). */
+  readonly evaluators?: readonly Scorer[];
+  /** Leave out updates whose loss jumps, or stop there. Default: neither. */
+  readonly lossSpike?: LossSpikeOptions;
+  /** Whether updates run as a graph. Default "auto": where that is faster. */
+  readonly updateIn?: "auto" | "loop" | "graph";
   /**
    * Fast Forward between updates (see `fastForward`); it looks at the first batches of the validation data. Default: none.
    */
@@ -57,6 +63,9 @@ export interface FitOptions extends Omit<StepperOptions, "session"> {
   readonly signal?: AbortSignal;
 }
 
+/** Scores of the weights as they are, by name. */
+export type Scorer = (at: { readonly step: number }) => Promise<Readonly<Record<string, number>>>;
+
 export type TrainEvent =
   | {
       readonly type: "step";
@@ -66,6 +75,10 @@ export type TrainEvent =
       readonly loss: number;
       readonly learningRate: number;
       readonly gradNorm: number;
+      /** Whether the update was left out because the loss jumped. */
+      readonly skipped?: true;
+      /** Gradient noise scale in items (arXiv 1812.06162), with accumulated batches. */
+      readonly noiseScale?: number;
       /** Tokens, or examples, per second. */
       readonly tokensPerSecond: number;
       readonly remainingSeconds: number | undefined;
@@ -94,10 +107,17 @@ export interface Run {
   readonly guard: ReturnType<typeof zeroUpdateGuard>;
   readonly stopping: ReturnType<typeof earlyStopping> | undefined;
   readonly forward: FastForward | undefined;
+  readonly spikes: LossSpikes | undefined;
+  readonly noise: NoiseScale | undefined;
+  readonly updater: Updater;
+  /** What the method kept when the best parameters were measured. */
+  bestMethod: PlainData | undefined;
+  /** Of the batch that runs, or ran last. */
+  shape: StepShape | undefined;
   /** Updates done. */
   step: number;
-  /** Loss of the latest evaluation, and the step whose weights it measured. */
-  metric: { readonly step: number; readonly loss: number } | undefined;
+  /** What the latest evaluation is judged by, and the step whose weights it measured. */
+  metric: { readonly step: number; readonly value: number } | undefined;
   /** Position of the data iterator after the last update. */
   position: { epoch: number; step: number };
 }
@@ -106,7 +126,7 @@ export interface Run {
  * Minimises an objective over its model's trainable parameters, in place. Deterministic by seed; a run that was killed
  * continues from its last checkpoint with the same numbers, bit for bit.
  *
- * Throws `zero-update` (nothing to train, or nothing changes), `loss-not-finite`, `checkpoint-mismatch`, `data-empty`,
+ * Throws `zero-update` (nothing to train, or nothing changes), `loss-not-finite`, `loss-spike`, `out-of-memory` with the plan, `checkpoint-mismatch`, `data-empty`,
  * `in-use` when another process or tab works in `runDir`, `storage-full`, `cancelled`.
  *
  * @example
@@ -129,7 +149,7 @@ export async function fit(objective: Objective, given: FitOptions): Promise<Trai
 
 async function runFit(objective: Objective, options: FitOptions): Promise<TrainResult> {
   const run = startRun(objective, options);
-  const resumed = options.runDir && options.resume ? await resume(run, options) : undefined;
+  const resumed = options.runDir && options.resume ? await resumeRun(run, options) : undefined;
   const metrics = options.runDir
     ? await openMetrics(joinPath(options.runDir, "metrics.jsonl"), resumed ? { resumeAt: run.step } : {})
     : undefined;
@@ -139,9 +159,12 @@ async function runFit(objective: Objective, options: FitOptions): Promise<TrainR
     evaluator && ((most?: number) => evaluator.run(first(objective.validation?.() ?? [], most)));
   const groups = stepGroups(run, options);
   try {
-    return await loop(run, options, { stepper, evaluate, metrics, groups });
+    return await loop(run, options, { stepper, evaluate: scored(run, options, evaluate), metrics, groups });
+  } catch (error) {
+    throw memoryError(error, objective, run.shape, { ...options, keepsBest: options.patience !== undefined });
   } finally {
-    await closeAll([async () => void (await groups.return(undefined)), stepper.close, evaluator?.close]);
+    const stop = async () => void (await groups.return(undefined));
+    await closeAll([stop, stepper.close, evaluator?.close, run.updater.close]);
   }
 }
 
@@ -154,11 +177,37 @@ async function* first<T>(items: Iterable<T> | AsyncIterable<T>, most = Number.PO
   }
 }
 
+/** The evaluation with the scores of the run's evaluators, which also stand alone. */
+function scored(
+  run: Run,
+  { evaluators = [] }: FitOptions,
+  evaluate: Evaluate | undefined,
+): Evaluate | undefined {
+  if (evaluators.length === 0) return evaluate;
+  return async (most) => {
+    const found = (await evaluate?.(most)) ?? { loss: Number.NaN, count: 0, scores: {} };
+    if (most !== undefined) return found;
+    const scores = { ...found.scores };
+    for (const evaluator of evaluators) Object.assign(scores, await evaluator({ step: run.step }));
+    return { ...found, scores };
+  };
+}
+
+/** What an evaluation is judged by. Throws `config-invalid` for a score it does not have. */
+function judged({ loss, scores }: Evaluation, { stopOn = {} }: FitOptions): number {
+  const { metric = "loss" } = stopOn;
+  const value = metric === "loss" ? loss : scores[metric];
+  if (value !== undefined) return value;
+  throw new TunesmithError("config-invalid", `stopOn: an evaluation has no '${metric}'`, {
+    fix: `it has: ${["loss", ...Object.keys(scores)].join(", ")}`,
+  });
+}
+
 /** Evaluates the weights as they are, on all held-out batches or the first few. */
 type Evaluate = (batches?: number) => Promise<Evaluation>;
 
 function startRun(objective: Objective, options: FitOptions): Run {
-  const { optimizer, patience, fastForward: phase } = options;
+  const { optimizer, patience, fastForward: phase, accumulate = 1, updateIn = "auto" } = options;
   if (phase && !objective.validation) {
     throw new TunesmithError("config-invalid", "fastForward has no validation data to look at", {
       fix: "give validation data: a few dozen examples are enough",
@@ -168,19 +217,39 @@ function startRun(objective: Objective, options: FitOptions): Run {
   const trained = [...parameters.values()].filter((parameter) => parameter.trainable);
   const params = new Map(trained.map(({ name, tensor }) => [name, tensor.data as Float32Array] as const));
   const shapes = new Map(trained.map(({ name, tensor }) => [name, tensor.shape] as const));
+  const inGraph = updateIn === "auto" ? updatesInGraph(optimizer, shapes) : updateIn === "graph";
+  if (inGraph && !optimizer.graph) {
+    throw new TunesmithError("config-invalid", `updateIn: there is no graph of ${optimizer.name}`, {
+      fix: "leave updateIn out, or use sgd, adamw, lion, adafactor or muon",
+    });
+  }
   return {
     objective,
     hooks: objective.model.trainingHooks?.() ?? {},
     params,
     state: optimizer.init(params, shapes),
-    guard: zeroUpdateGuard(params),
-    stopping: patience ? earlyStopping(params, { patience }) : undefined,
+    guard: zeroUpdateGuard(params, { mayBeZero: (name) => mayBeZero(parameters.get(name)) }),
+    stopping: patience ? earlyStopping(params, { patience, ...rulesOf(options.stopOn) }) : undefined,
     forward: phase && fastForward(phase),
+    spikes: options.lossSpike && lossSpikes(options.lossSpike),
+    noise: accumulate > 1 ? noiseScale() : undefined,
+    updater: createUpdater(optimizer, shapes, inGraph, options.session),
+    bestMethod: undefined,
+    shape: undefined,
     step: 0,
     metric: undefined,
     position: { epoch: 0, step: 0 },
   };
 }
+
+const rulesOf = ({ mode, minDelta }: NonNullable<FitOptions["stopOn"]> = {}) => ({
+  ...(mode ? { mode } : {}),
+  ...(minDelta === undefined ? {} : { minDelta }),
+});
+
+/** Parameters that a batch need not reach: rows of rare tokens, experts that a router chooses among. */
+const mayBeZero = (parameter: Parameter | undefined): boolean =>
+  parameter?.rare === true || /(^|[./])experts?[./]\d+[./]/.test(parameter?.name ?? "");
 
 interface Parts {
   readonly stepper: Stepper;
@@ -192,6 +261,7 @@ interface Parts {
 async function loop(run: Run, options: FitOptions, parts: Parts): Promise<TrainResult> {
   const { stepper, evaluate, metrics, groups } = parts;
   const { steps, onEvent, evalEvery = 0, saveEvery = 0, optimizer } = options;
+  const saving = cadence(saveEvery);
   const meter = progressMeter({ totalSteps: steps, firstStep: run.step });
   let [finalLoss, evaluation, restoredStep]: [number, Evaluation | undefined, number | undefined] = [
     Number.NaN,
@@ -202,13 +272,19 @@ async function loop(run: Run, options: FitOptions, parts: Parts): Promise<TrainR
     if (options.signal?.aborted) throw await cancelled(run, options);
     const group = (await groups.next()).value as readonly StepBatch[];
     run.forward?.beforeUpdate(run.step + 1, run.params);
-    const { loss, gradNorm } = await update(run, group, options, stepper);
-    finalLoss = loss;
+    run.shape = group[0]?.shape;
+    const { loss, gradNorm, skipped } = await update(run, group, options, stepper);
+    if (!skipped) finalLoss = loss;
     meter.step(group.reduce((sum, batch) => sum + batch.size, 0));
     const learningRate = optimizer.learningRate(run.step);
     const { step } = run;
     const tokensPerSecond = meter.tokensPerSecond();
-    const event = { step, loss, learningRate, gradNorm, tokensPerSecond };
+    const scale = run.noise?.value();
+    const event = {
+      ...{ step, loss, learningRate, gradNorm, tokensPerSecond },
+      ...(skipped ? { skipped } : {}),
+      ...(scale === undefined ? {} : { noiseScale: scale }),
+    };
     onEvent?.({ type: "step", steps, ...event, remainingSeconds: meter.remainingSeconds() });
     await metrics?.write({ ...event, ...optimizer.report?.(run.state, step) });
     if (run.forward && evaluate) await forwardStage(run, run.forward, options, evaluate);
@@ -216,16 +292,21 @@ async function loop(run: Run, options: FitOptions, parts: Parts): Promise<TrainR
     if (evaluate && (isLast || (evalEvery > 0 && step % evalEvery === 0))) {
       const observed = await onEvaluationWeights(optimizer, run.params, run.state, async () => {
         const found = await evaluate();
-        return { found, stop: run.stopping?.observe(step, found.loss).stop ?? false };
+        const value = judged(found, options);
+        const { improved = false, stop = false } = run.stopping?.observe(step, value) ?? {};
+        if (improved) run.bestMethod = structuredClone(run.hooks.state?.()) as PlainData | undefined;
+        return { found, stop, value };
       });
       evaluation = observed.found;
-      run.metric = { step, loss: evaluation.loss };
+      run.metric = { step, value: observed.value };
       onEvent?.({ type: "evaluation", step, ...evaluation });
       await metrics?.write({ step, evalLoss: evaluation.loss, ...prefixed(evaluation.scores) });
       if (observed.stop) break;
     }
-    if (saveEvery > 0 && options.runDir && (isLast || step % saveEvery === 0)) {
-      const folder = await save(run, options);
+    if (saveEvery !== 0 && options.runDir && (isLast || saving.isDue(step))) {
+      const start = performance.now();
+      const folder = await saveRun(run, options);
+      saving.saved(performance.now() - start);
       onEvent?.({ type: "checkpoint", step, folder });
     }
   }
@@ -233,6 +314,7 @@ async function loop(run: Run, options: FitOptions, parts: Parts): Promise<TrainR
   optimizer.enterEvaluation?.(run.params, run.state);
   if (run.stopping) {
     restoredStep = run.stopping.restoreBest();
+    if (run.bestMethod !== undefined) run.hooks.restore?.(run.bestMethod);
     if (evaluate && restoredStep !== undefined && restoredStep !== run.step) evaluation = await evaluate();
   }
   return { steps: run.step, finalLoss, evaluation, tokensPerSecond: meter.tokensPerSecond(), restoredStep };
@@ -248,9 +330,9 @@ async function forwardStage(run: Run, forward: FastForward, options: FitOptions,
 
 /** A cancelled run leaves a checkpoint where it keeps any, so that it can be continued. */
 async function cancelled(run: Run, options: FitOptions) {
-  const saves = options.runDir !== undefined && (options.saveEvery ?? 0) > 0 && run.step > 0;
+  const saves = options.runDir !== undefined && (options.saveEvery ?? 0) !== 0 && run.step > 0;
   if (saves) {
-    const folder = await save(run, options);
+    const folder = await saveRun(run, options);
     options.onEvent?.({ type: "checkpoint", step: run.step, folder });
   }
   return new TunesmithError("cancelled", `training was cancelled after step ${run.step}`, {
@@ -280,55 +362,4 @@ async function* stepGroups(run: Run, options: FitOptions): AsyncGenerator<readon
   } finally {
     await source.return?.();
   }
-}
-
-/** What must be the same for a run to be continued. */
-function identity({ objective }: Run, options: FitOptions): PlainData {
-  const { accumulate = 1, seed = 0, optimizer, config = {} } = options;
-  return {
-    objective: objective.name,
-    ...objective.identity,
-    accumulate,
-    seed,
-    optimizer: optimizer.name,
-    ...(options.fastForward ? { fastForward: { ...options.fastForward } as PlainData } : {}),
-    ...config,
-  };
-}
-
-async function save(run: Run, options: FitOptions): Promise<string> {
-  const best = run.stopping?.best();
-  return saveCheckpoint(String(options.runDir), {
-    state: {
-      step: run.step,
-      epoch: run.position.epoch,
-      data: { ...run.position },
-      zeroUpdate: run.guard.state(),
-      ...(run.hooks.state ? { method: run.hooks.state() as PlainData } : {}),
-      // Only what was measured on these very weights may choose the best checkpoint.
-      ...(run.metric?.step === run.step ? { metric: run.metric.loss } : {}),
-      ...(run.stopping ? { earlyStopping: run.stopping.state() } : {}),
-      ...(run.forward ? { fastForward: { ...run.forward.state() } } : {}),
-    },
-    params: run.params,
-    optimizer: run.state,
-    config: identity(run, options),
-    ...(best ? { best } : {}),
-  });
-}
-
-/** Puts a run where its newest complete checkpoint left it. */
-async function resume(run: Run, options: FitOptions): Promise<Checkpoint | undefined> {
-  const { checkpoint } = await loadLatest(String(options.runDir), { config: identity(run, options) });
-  if (!checkpoint) return undefined;
-  restoreParams(run.params, checkpoint.params);
-  restoreOptimizerState(run.state, checkpoint.optimizer);
-  if (checkpoint.state.zeroUpdate) run.guard.restore(checkpoint.state.zeroUpdate);
-  if (checkpoint.state.earlyStopping) run.stopping?.restore(checkpoint.state.earlyStopping, checkpoint.best);
-  if (checkpoint.state.fastForward) run.forward?.restore(checkpoint.state.fastForward);
-  if (checkpoint.state.method !== undefined) run.hooks.restore?.(checkpoint.state.method);
-  run.step = checkpoint.state.step;
-  run.position = checkpoint.state.data as { epoch: number; step: number };
-  options.onEvent?.({ type: "resumed", step: run.step });
-  return checkpoint;
 }

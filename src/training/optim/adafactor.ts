@@ -84,7 +84,7 @@ export function adafactor(options: AdafactorOptions = {}): Optimizer {
   const settings = adafactorSettings(options);
   const { rates, clipThreshold, beta1, minScale, scaleParameter } = settings;
   const [clip] = clipping(settings.full);
-  return fromStep("adafactor", settings.full, {
+  const optimizer = fromStep("adafactor", settings.full, {
     init: (params, shapes) => startState(params, shapes, settings, clip?.init(params)),
     step(params, grads, state, context) {
       if (clip) clip.update(grads, state.inner[0] as OptimizerState, params, context);
@@ -111,6 +111,7 @@ export function adafactor(options: AdafactorOptions = {}): Optimizer {
       }
     },
   });
+  return { ...optimizer, graph: settings.factored ? { name: "adafactor", options } : undefined };
 }
 
 type Settings = ReturnType<typeof adafactorSettings>;

@@ -75,7 +75,7 @@ export function muonSettings(options: MuonOptions) {
 export function muon(options: MuonOptions): Optimizer {
   const { momentum, nesterov, iterations, matrixScale, betas, eps, rates, isMatrix } = muonSettings(options);
   const [clip] = clipping(options);
-  return fromStep("muon", options, {
+  const optimizer = fromStep("muon", options, {
     init(params, shapes) {
       const shape = shapeSlot("muon", params, shapes);
       const orthogonal = (name: string) => isMatrix(name, shape.get(name) ?? []);
@@ -110,6 +110,7 @@ export function muon(options: MuonOptions): Optimizer {
       }
     },
   });
+  return { ...optimizer, graph: { name: "muon", options } };
 }
 
 function average(grad: Float32Array, buffer: Float32Array, momentum: number, nesterov: boolean): void {

@@ -53,16 +53,13 @@ export function sgd(options: OptimizerOptions & { momentum?: number; nesterov?: 
     });
   }
   const rates = ratesOf("sgd", options);
-  return fromTransform(
-    "sgd",
-    options,
-    chain(
-      ...clipping(options),
-      addDecayedWeights(rates.weightDecay),
-      ...(momentum > 0 ? [trace(momentum, { nesterov })] : []),
-      scaleByRate(rates.lr),
-    ),
-  );
+  const parts = [
+    ...clipping(options),
+    addDecayedWeights(rates.weightDecay),
+    ...(momentum > 0 ? [trace(momentum, { nesterov })] : []),
+    scaleByRate(rates.lr),
+  ];
+  return { ...fromTransform("sgd", options, chain(...parts)), graph: { name: "sgd", options } };
 }
 
 function adamFamily(name: "adam" | "adamw", options: OptimizerOptions & AdamOptions): Optimizer {
@@ -79,6 +76,7 @@ function adamFamily(name: "adam" | "adamw", options: OptimizerOptions & AdamOpti
   const adamPart = clip.length + (decoupled ? 0 : 1);
   return {
     ...fromTransform(name, options, transform),
+    ...(decoupled && !constants.amsgrad ? { graph: { name: "adamw" as const, options } } : {}),
     step(params, grads, state, context) {
       clip[0]?.update(grads, innerOf(state, 0), params, context);
       if (!decoupled) decay.update(grads, innerOf(state, adamPart - 1), params, context);

@@ -160,6 +160,7 @@ export function lion(
   const parts = [scaleByLion(betas), addDecayedWeights(rates.weightDecay), scaleByRate(rates.lr)];
   return {
     ...fromTransform("lion", options, chain(...clip, ...parts)),
+    graph: { name: "lion", options },
     step(params, grads, state, context) {
       clip[0]?.update(grads, innerOf(state, 0), params, context);
       const own = innerOf(state, clip.length);

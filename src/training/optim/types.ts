@@ -35,6 +35,17 @@ export interface GradientTransform {
   update(grads: Params, state: OptimizerState, params: Params, context: UpdateContext): Params;
 }
 
+/** How an optimiser's update is made in a graph. */
+export interface GraphUpdate {
+  readonly name: "sgd" | "adamw" | "lion" | "adafactor" | "muon";
+  /** As given to the optimiser's function. */
+  readonly options: unknown;
+  /** What happens to gradients before, such as clipping. */
+  before?(grads: Params, state: OptimizerState, params: Params, context: UpdateContext): Params;
+  /** The state that the graph's optimiser knows, within a wrapper's. */
+  stateOf?(state: OptimizerState): OptimizerState;
+}
+
 /** A finished optimiser: `transform` defines it, `step` does the same in place with fewer passes where that pays. */
 export interface Optimizer {
   readonly name: string;
@@ -57,6 +68,8 @@ export interface Optimizer {
    * and, never to be left, at the end of the run; checkpoints are taken outside.
    */
   enterEvaluation?(params: Params, state: OptimizerState): () => void;
+  /** The same update as a graph, where there is one (`createUpdateSession`). */
+  readonly graph?: GraphUpdate | undefined;
   /** Figures for logs, such as D-Adaptation's estimate. `step` is the update that was done last. */
   report?(state: OptimizerState, step: number): Readonly<Record<string, number>>;
 }

@@ -36,7 +36,21 @@ export function clipped(inner: Optimizer, before: readonly GradientTransform[]):
       inner.step(params, updates, innerState(state), context);
     },
   });
-  return { ...optimizer, name: inner.name };
+  const { graph } = inner;
+  if (!graph) return { ...optimizer, name: inner.name };
+  return {
+    ...optimizer,
+    name: inner.name,
+    graph: {
+      ...graph,
+      before: (grads, state, params, context) =>
+        before.reduce(
+          (values, part, at) => part.update(values, state.inner[at + 1] as OptimizerState, params, context),
+          grads,
+        ),
+      stateOf: innerState,
+    },
+  };
 }
 
 /**
