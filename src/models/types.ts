@@ -16,6 +16,8 @@ export interface Parameter {
   /** float32 */
   readonly tensor: Tensor;
   readonly trainable: boolean;
+  /** Whether many batches leave it without gradient, and that is no mistake: rows of rare tokens. */
+  readonly rare?: boolean;
 }
 export type Parameters = ReadonlyMap<string, Parameter>;
 
