@@ -1,6 +1,15 @@
 import { fileExists, joinPath } from "#io";
 import { TunesmithError } from "../errors/index.js";
-import { type Graph, inFloat32, loadOnnx, nodesOf, reach, type Value, widenWeights } from "../graph/index.js";
+import {
+  type Dim,
+  type Graph,
+  inFloat32,
+  loadOnnx,
+  nodesOf,
+  reach,
+  type Value,
+  widenWeights,
+} from "../graph/index.js";
 import { readJson } from "./checkpoint.js";
 import { buildOnnx, type OnnxSource } from "./onnx/build.js";
 import { withoutCacheBranch } from "./onnx/cache-branch.js";

@@ -109,3 +109,16 @@ test("bad graphs are refused with the name in the message", () => {
   expect(() => encodeGraph(makeGraph("g", [x], [["y", ops.add(x, z)]]))).toThrow(/reads input 'z'/);
   expect(() => encodeGraph(makeGraph("g", [x], [["x", ops.neg(x)]]))).toThrow(/'x' stands twice/);
 });
+
+test("an input with a value of its own need not be fed", async () => {
+  const x = input("x", "float32", [2]);
+  const w = input("w", "float32", [2]);
+  const bytes = encodeGraph(makeGraph("main", [x, w], [["y", ops.mul(x, w)]]), {
+    defaults: new Map([[w, f32([2], [3, 4])]]),
+  });
+  const { graph } = decode(bytes);
+  expect(graph?.input.map(({ name }) => name)).toEqual(["x", "w"]);
+  expect(graph?.initializer.map(({ name }) => name)).toEqual(["w"]);
+  const { y } = await run(bytes, { x: new ort.Tensor("float32", [1, 2], [2]) });
+  expect(y?.data).toEqual(Float32Array.of(3, 8));
+});

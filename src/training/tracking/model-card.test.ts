@@ -1,6 +1,6 @@
 import { expect, test } from "vitest";
 import { parse } from "yaml";
-import { MODEL_CARD_MARK, type ModelCardData, modelCard } from "./model-card.js";
+import { cardSections, MODEL_CARD_MARK, type ModelCardData, modelCard } from "./model-card.js";
 
 const data: ModelCardData = {
   title: "notes",
@@ -71,4 +71,31 @@ test("a merged model is used without an adapter, and what is unknown is left out
     tags: ["tunesmith", "full"],
   });
   expect(card).not.toMatch(/loadAdapter|peft|## Data|## Receipt|## Results/);
+});
+
+test("a converted classifier for transformers.js says its pipeline, and keeps sections of another card", () => {
+  const trained = modelCard(data);
+  const sections = cardSections(trained, ["Data", "Results"]);
+  const card = modelCard({
+    title: "reviews",
+    kind: "onnx",
+    base: "org/bert",
+    hubBase: "org/bert",
+    task: "sequence-classification",
+    forTransformersJs: true,
+    config: {},
+    sections,
+    version: "1",
+  });
+  expect(frontMatter(card)).toEqual({
+    base_model: "org/bert",
+    base_model_relation: "quantized",
+    library_name: "transformers.js",
+    pipeline_tag: "text-classification",
+    tags: ["tunesmith", "transformers.js"],
+  });
+  expect(card).toContain('pipeline("text-classification", "reviews")');
+  expect(card).toContain("| perplexity before | 31.258 |");
+  expect(card).toContain("converted by Tunesmith 1");
+  expect(card).not.toMatch(/## (Receipt|Configuration)/);
 });
