@@ -68,3 +68,13 @@ export function addAt(matrix: Value, places: Value, values: Value): Value {
   const flat = ops.scatterNd(ops.reshape(matrix, [size]), ops.unsqueeze(places, 1), values, "add");
   return ops.reshape(flat, matrix.shape);
 }
+
+/** Matrices `[d, b, b]` with `floor(share · d)` of them replaced by the identity: those of the largest `draws` `[d]`. */
+export function someIdentity(blocks: Value, share: number, draws: Value): Value {
+  const [count, size] = blocks.shape as [number, number, number];
+  const replaced = Math.floor(share * count);
+  if (replaced === 0) return blocks;
+  const least = ops.slice(ops.topK(draws, replaced).values, 0, replaced - 1, replaced);
+  const chosen = ops.unsqueeze(ops.greaterOrEqual(draws, least), 1, 2);
+  return ops.where(chosen, identityMatrix(size), blocks);
+}

@@ -1,9 +1,9 @@
 import { z } from "zod";
 import { TunesmithError } from "../../errors/index.js";
 import { ops, type Value } from "../../graph/index.js";
-import { blockRotate, cayley, permute, skewPart } from "../algebra.js";
+import { blockRotate, cayley, permute, skewPart, someIdentity } from "../algebra.js";
 import { parseConfig, siteConfigSchema } from "../config.js";
-import type { Adaptation, Method, SiteShape, TensorSpec } from "../method.js";
+import type { Adaptation, Method, SiteCall, SiteShape, TensorSpec, TensorValues } from "../method.js";
 
 const schema = siteConfigSchema.extend({
   blockSize: z
@@ -12,7 +12,19 @@ const schema = siteConfigSchema.extend({
     .min(2)
     .default(4)
     .describe("width b of a rotation block; must divide the inputs"),
+  blockNum: z
+    .number()
+    .int()
+    .positive()
+    .optional()
+    .describe("number of blocks of a factor, in the place of blockSize"),
   factors: z.number().int().min(1).default(1).describe("butterfly factors m; 1 is OFT with a learned scale"),
+  dropout: z
+    .number()
+    .min(0)
+    .lt(1)
+    .default(0)
+    .describe("share of the blocks of one factor, chosen at random, that are left out while training"),
 });
 
 /** Configuration of BOFT, after defaults. */
@@ -38,31 +50,56 @@ const inverted = (order: readonly number[]): number[] => {
   return back;
 };
 
-function checkShape({ path, inFeatures: width }: SiteShape, { blockSize: b, factors: m }: BoftConfig): void {
+/** Width of a site's blocks. Throws `config-invalid` where its inputs do not allow the factors. */
+function blockSizeOf(
+  { path, inFeatures: width }: SiteShape,
+  { blockSize, blockNum, factors: m }: BoftConfig,
+): number {
+  const b = blockNum ? width / blockNum : blockSize;
   const span = m > 1 ? b * 2 ** (m - 1) : b;
-  if (width % span === 0 && (m === 1 || b % 2 === 0)) return;
+  if (Number.isInteger(b) && b > 1 && width % span === 0 && (m === 1 || b % 2 === 0)) return b;
   throw new TunesmithError(
     "config-invalid",
     `boft: ${path} has ${width} inputs, not a multiple of ${span} (blockSize ${b}, factors ${m})`,
-    { fix: "choose a block size that divides the inputs, even when there are several factors" },
+    { fix: "choose a block size, or number, that divides the inputs; even when there are several factors" },
   );
 }
 
-/** w·Rᵀ for rows `[..., d]`, R = F_{m−1} … F₀ with Fᵢ = PᵢBᵢPᵢᵀ: F₀ᵀ comes first. */
-function rotate(rows: Value, generators: Value, { blockSize, factors }: BoftConfig): Value {
+/** w·Rᵀ for rows `[..., d]`, R = F_{m−1} … F₀ with Fᵢ = PᵢBᵢPᵢᵀ: F₀ᵀ comes first. `blocksAt` gives Bᵢ `[d / b, b, b]`. */
+function rotate(rows: Value, factors: number, blocksAt: (level: number) => Value): Value {
   const width = rows.shape.at(-1) as number;
   let turned = rows;
   for (let level = 0; level < factors; level++) {
-    const blocks = cayley(skewPart(ops.squeeze(ops.slice(generators, 0, level, level + 1), 0)));
-    const order = butterflyOrder(width, blockSize, level);
+    const blocks = blocksAt(level);
+    const order = butterflyOrder(width, blocks.shape[1] as number, level);
     turned = permute(blockRotate(permute(turned, inverted(order)), blocks), order);
   }
   return turned;
 }
 
+const rotationOf = ({ boft_R: generators }: TensorValues, level: number): Value =>
+  cayley(skewPart(ops.squeeze(ops.slice(generators as Value, 0, level, level + 1), 0)));
+
+const scaled = (rows: Value, { boft_s: s }: TensorValues): Value =>
+  ops.mul(rows, ops.unsqueeze(s as Value, 1));
+
+/** W' with some blocks of one factor replaced by the identity. */
+function withDropout({ tensors: values, weight, noise }: SiteCall, { factors, dropout }: BoftConfig): Value {
+  const [, count] = (values.boft_R as Value).shape as [number, number];
+  const draws = noise(ops.full([count], 0, "float32"), "uniform", "blocks");
+  const turns = noise(ops.full([factors], 0, "float32"), "uniform", "factor");
+  const isChosen = ops.equal(turns, ops.reduceMax(turns, [0]));
+  const turned = rotate(weight(), factors, (level) => {
+    const whole = rotationOf(values, level);
+    const chosen = ops.unsqueeze(ops.slice(isChosen, 0, level, level + 1), 1, 2);
+    return ops.where(chosen, someIdentity(whole, dropout, draws), whole);
+  });
+  return scaled(turned, values);
+}
+
 function tensors(site: SiteShape, config: BoftConfig): Record<string, TensorSpec> {
-  checkShape(site, config);
-  const { blockSize: b, factors } = config;
+  const b = blockSizeOf(site, config);
+  const { factors } = config;
   const shape = [factors, site.inFeatures / b, b, b];
   return {
     boft_R: { shape, trainable: true, init: () => new Float32Array(factors * site.inFeatures * b) },
@@ -85,9 +122,18 @@ export const boftMethod = {
   schema,
   kinds: ["linear", "conv"],
   tensors,
-  weight(weight, values, _, config) {
-    const turned = rotate(weight, values.boft_R as Value, config);
-    return ops.mul(turned, ops.unsqueeze(values.boft_s as Value, 1));
+  weight: (weight, values, _, { factors }) =>
+    scaled(
+      rotate(weight, factors, (level) => rotationOf(values, level)),
+      values,
+    ),
+  // Otherwise through the changed weight.
+  forward(call, config) {
+    const { x, bias, gate, weight, apply, training } = call;
+    if (!training || config.dropout === 0) return undefined;
+    const change = ops.mul(ops.sub(withDropout(call, config), weight()), gate);
+    const product = apply(x, ops.add(weight(), change));
+    return bias ? ops.add(product, bias) : product;
   },
 } satisfies Method<BoftConfig>;
 

@@ -9,10 +9,16 @@ const schema = siteConfigSchema.extend({
   rank: z.number().int().positive().default(8).describe("reflections r"),
   gramSchmidt: z.boolean().default(false).describe("orthogonal reflection planes, one after the other"),
   regularizer: z.number().min(0).default(0).describe("weight of ‖I − UᵀU‖² in the loss"),
+  regularizerNorm: z
+    .enum(["squared", "plain"])
+    .default("squared")
+    .describe("the norm squared, as in the paper, or itself, as in the authors' code for LLaMA"),
   init: z
-    .enum(["paired", "random"])
+    .enum(["paired", "random", "soft"])
     .default("paired")
-    .describe("paired: equal neighbours, which cancel (even rank); random: not the identity"),
+    .describe(
+      "paired: equal neighbours, which cancel (even rank); random: not the identity; soft: nearly it, from short vectors that are not quite normalised",
+    ),
 });
 
 /** Configuration of HRA, after defaults. */
@@ -20,9 +26,13 @@ export type HraConfig = z.infer<typeof schema>;
 
 const column = (u: Value, at: number): Value => ops.slice(u, 1, at, at + 1);
 
+/** Added to squared lengths where vectors are only nearly normalised; the authors' code for LLaMA. */
+const SOFTNESS = 1e-4;
+
 /** Columns of unit length, orthogonal to those before them when asked. */
-function units(v: Value, { gramSchmidt }: HraConfig): Value {
-  const unit = (x: Value) => ops.div(x, ops.reduceL2(x, [0]));
+function units(v: Value, { gramSchmidt, init }: HraConfig): Value {
+  const soft = (x: Value) => ops.sqrt(ops.add(ops.reduceSum(ops.square(x), [0]), SOFTNESS));
+  const unit = (x: Value) => ops.div(x, init === "soft" ? soft(x) : ops.reduceL2(x, [0]));
   if (!gramSchmidt) return unit(v);
   const done: Value[] = [];
   for (let at = 0; at < (v.shape[1] as number); at++) {
@@ -58,6 +68,11 @@ function factors({ hra_u: v }: TensorValues, config: HraConfig): { a: Value; u: 
 
 function start({ uniform, site }: InitContext, { rank, init }: HraConfig): Float32Array {
   const bound = 1 / Math.sqrt(site.inFeatures);
+  // Kaiming's bound with a = 1 / 1e-4: vectors so short that reflections hardly act.
+  if (init === "soft") {
+    const short = SOFTNESS * Math.sqrt(6 / site.inFeatures);
+    return uniform(site.inFeatures * rank, -short, short);
+  }
   if (init === "random") return uniform(site.inFeatures * rank, -bound, bound);
   if (rank % 2 !== 0) {
     throw new TunesmithError("config-invalid", `hra: the paired start needs an even rank, not ${rank}`, {
@@ -68,15 +83,16 @@ function start({ uniform, site }: InitContext, { rank, init }: HraConfig): Float
   return Float32Array.from({ length: site.inFeatures * rank }, (_, at) => half[Math.floor(at / 2)] as number);
 }
 
-/** ‖I − UᵀU‖² summed over sites. */
+/** ‖I − UᵀU‖² of a site, or its root. */
 function gap(values: TensorValues, config: HraConfig): Value {
   const u = units(values.hra_u as Value, config);
   const one = identityMatrix(config.rank);
-  return ops.reduceSum(
+  const square = ops.reduceSum(
     ops.square(ops.sub(one, ops.gemm(u, u, undefined, { transA: true }))),
     undefined,
     false,
   );
+  return config.regularizerNorm === "plain" ? ops.sqrt(ops.add(square, 1e-12)) : square;
 }
 
 /** Householder reflection adaptation (arXiv 2405.17484): W' = W·H₁…H_r, orthogonal by construction and low-rank at once. */

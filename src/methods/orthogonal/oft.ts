@@ -3,7 +3,7 @@ import { TunesmithError } from "../../errors/index.js";
 import { constant, ops, type Value } from "../../graph/index.js";
 import type { TrainingHooks } from "../../models/index.js";
 import { tensor } from "../../tensor/index.js";
-import { blockRotate, cayley, cayleySeries } from "../algebra.js";
+import { blockRotate, cayley, cayleySeries, someIdentity } from "../algebra.js";
 import { parseConfig, siteConfigSchema } from "../config.js";
 import type { Adaptation, HookContext, Method, SiteShape, TensorSpec } from "../method.js";
 
@@ -14,6 +14,12 @@ const schema = siteConfigSchema.extend({
     .min(2)
     .default(32)
     .describe("width b of a rotation block; must divide the inputs"),
+  blocks: z
+    .number()
+    .int()
+    .positive()
+    .optional()
+    .describe("number of blocks of a rotation, in the place of blockSize"),
   blockShare: z.boolean().default(false).describe("one rotation for all blocks"),
   neumann: z
     .boolean()
@@ -22,26 +28,31 @@ const schema = siteConfigSchema.extend({
   neumannTerms: z.number().int().min(2).default(5).describe("terms of the series"),
   coft: z.boolean().default(false).describe("keep rotations within a small ball around the identity"),
   eps: z.number().positive().default(6e-5).describe("size of that ball"),
+  dropout: z
+    .number()
+    .min(0)
+    .lt(1)
+    .default(0)
+    .describe("share of the blocks, chosen at random, that are left out while training"),
 });
 
 /** Configuration of OFT, after defaults. */
 export type OftConfig = z.infer<typeof schema>;
 
-const blocksOf = ({ inFeatures }: SiteShape, { blockSize, blockShare }: OftConfig): number =>
-  blockShare ? 1 : inFeatures / blockSize;
+/** Width of a site's blocks. Throws `config-invalid` when they do not fill its inputs. */
+function blockSizeOf({ path, inFeatures }: SiteShape, { blockSize, blocks }: OftConfig): number {
+  const b = blocks ? inFeatures / blocks : blockSize;
+  if (Number.isInteger(b) && b > 1 && inFeatures % b === 0) return b;
+  throw new TunesmithError(
+    "config-invalid",
+    `oft: ${path} has ${inFeatures} inputs, no multiple of ${blocks ? `2 · ${blocks}` : b}`,
+    { fix: "choose a block size, or number, that divides the inputs of every target" },
+  );
+}
 
 function tensors(site: SiteShape, config: OftConfig): Record<string, TensorSpec> {
-  const { blockSize: b } = config;
-  if (site.inFeatures % b !== 0) {
-    throw new TunesmithError(
-      "config-invalid",
-      `oft: ${site.path} has ${site.inFeatures} inputs, no multiple of ${b}`,
-      {
-        fix: "choose a block size that divides the inputs of every target",
-      },
-    );
-  }
-  const shape = [blocksOf(site, config), (b * (b - 1)) / 2];
+  const b = blockSizeOf(site, config);
+  const shape = [config.blockShare ? 1 : site.inFeatures / b, (b * (b - 1)) / 2];
   const count = (shape[0] as number) * (shape[1] as number);
   return { oft_R: { shape, trainable: true, init: () => new Float32Array(count) } };
 }
@@ -66,7 +77,8 @@ export function skewFrom(above: Value, b: number): Value {
 }
 
 function rotations(above: Value, site: SiteShape, config: OftConfig): Value {
-  const { blockSize: b, neumann, neumannTerms, blockShare } = config;
+  const b = blockSizeOf(site, config);
+  const { neumann, neumannTerms, blockShare } = config;
   const skew = skewFrom(above, b);
   // The series approximates the inverse of the exact map, as in PEFT: both spellings of one file are kept.
   const turned = neumann ? cayleySeries(skew, neumannTerms, -1) : cayley(skew);
@@ -84,6 +96,17 @@ export const oftMethod = {
   // Rows of activations meet R from the right: x·R; so rows of W meet Rᵀ.
   weight: (weight, values, site, config) =>
     blockRotate(weight, rotations(values.oft_R as Value, site, config)),
+  // Otherwise through the changed weight. One rotation for all blocks is never dropped, as in PEFT.
+  forward({ x, bias, gate, weight, apply, noise, training, tensors: values, site }, config) {
+    const { dropout, blockShare } = config;
+    if (!training || dropout === 0 || blockShare) return undefined;
+    const whole = rotations(values.oft_R as Value, site, config);
+    const draws = noise(ops.full([whole.shape[0] as number], 0, "float32"), "uniform");
+    const turned = blockRotate(weight(), someIdentity(whole, dropout, draws));
+    const change = ops.mul(ops.sub(turned, weight()), gate);
+    const product = apply(x, ops.add(weight(), change));
+    return bias ? ops.add(product, bias) : product;
+  },
   hooks: ({ config, sites }) => (config.coft ? constrained(config, sites) : {}),
 } satisfies Method<OftConfig>;
 

@@ -4,7 +4,7 @@ import { type HraConfig, hraMethod } from "../orthogonal/hra.js";
 import { type OftConfig, oftMethod } from "../orthogonal/oft.js";
 import { parsePart } from "./config-part.js";
 import type { PeftMapping } from "./mapping.js";
-import { refused } from "./refused.js";
+import { ownConfig } from "./own.js";
 
 /** BOFT. PEFT itself uses several factors on CUDA only; here they always count. */
 export const boftMapping: PeftMapping<BoftConfig> = {
@@ -12,22 +12,25 @@ export const boftMapping: PeftMapping<BoftConfig> = {
   method: boftMethod,
   biasOnly: "boft_only",
   options(config, file) {
-    refused(config, ["boft_block_num", "boft_dropout"], file);
     const own = parsePart(
       z.looseObject({
         boft_block_size: z.number().int().default(4),
+        boft_block_num: z.number().int().default(0),
         boft_n_butterfly_factor: z.number().int().default(1),
+        boft_dropout: z.number().default(0),
       }),
       config,
       file,
     );
-    return { blockSize: own.boft_block_size, factors: own.boft_n_butterfly_factor };
+    const blocks =
+      own.boft_block_num > 0 ? { blockNum: own.boft_block_num } : { blockSize: own.boft_block_size };
+    return { ...blocks, factors: own.boft_n_butterfly_factor, dropout: own.boft_dropout };
   },
   config: (own) => ({
-    boft_block_size: own.blockSize,
-    boft_block_num: 0,
+    boft_block_size: own.blockNum ? 0 : own.blockSize,
+    boft_block_num: own.blockNum ?? 0,
     boft_n_butterfly_factor: own.factors,
-    boft_dropout: 0,
+    boft_dropout: own.dropout,
     fan_in_fan_out: false,
     init_weights: true,
   }),
@@ -41,10 +44,11 @@ export const oftMapping: PeftMapping<OftConfig> = {
   method: oftMethod,
   biasOnly: "oft_only",
   options(config, file) {
-    refused(config, ["r", "module_dropout"], file);
     const own = parsePart(
       z.looseObject({
+        r: z.number().int().default(0),
         oft_block_size: z.number().int().default(32),
+        module_dropout: z.number().default(0),
         block_share: z.boolean().default(false),
         coft: z.boolean().default(false),
         eps: z.number().default(6e-5),
@@ -55,7 +59,8 @@ export const oftMapping: PeftMapping<OftConfig> = {
       file,
     );
     return {
-      blockSize: own.oft_block_size,
+      ...(own.r > 0 ? { blocks: own.r } : { blockSize: own.oft_block_size }),
+      dropout: own.module_dropout,
       blockShare: own.block_share,
       coft: own.coft,
       eps: own.eps,
@@ -64,14 +69,14 @@ export const oftMapping: PeftMapping<OftConfig> = {
     };
   },
   config: (own) => ({
-    r: 0,
-    oft_block_size: own.blockSize,
+    r: own.blocks ?? 0,
+    oft_block_size: own.blocks ? 0 : own.blockSize,
     block_share: own.blockShare,
     coft: own.coft,
     eps: own.eps,
     use_cayley_neumann: own.neumann,
     num_cayley_neumann_terms: own.neumannTerms,
-    module_dropout: 0,
+    module_dropout: own.dropout,
     fan_in_fan_out: false,
     init_weights: true,
   }),
@@ -91,10 +96,10 @@ export const hraMapping: PeftMapping<HraConfig> = {
     );
     return { rank: own.r, gramSchmidt: own.apply_GS };
   },
-  config: (own) => ({
-    r: own.rank,
-    apply_GS: own.gramSchmidt,
-    init_weights: own.init === "paired",
-  }),
+  // PEFT has no vectors that are only nearly normalised.
+  config: (own) =>
+    own.init === "soft"
+      ? ownConfig("hra", own)
+      : { r: own.rank, apply_GS: own.gramSchmidt, init_weights: own.init === "paired" },
   suffix: (key) => key,
 };
