@@ -123,9 +123,10 @@ export async function createAdapter(
   const chosen = chooseSites(model, all, adaptation);
   checkCalibration(adaptation, options);
   const shared = await sharedTensors(chosen.map(shapeOfSite), adaptation, options);
+  const floats = floatSites(model);
   const sites = new Map<string, AdapterSite>();
   for (const site of chosen) {
-    const tensors = await siteTensors(site, adaptation, options);
+    const tensors = await siteTensors(site, adaptation, { ...options, floats });
     sites.set(site.path, {
       shape: shapeOfSite(site),
       weightName: site.weightName,
@@ -146,13 +147,22 @@ function checkCalibration({ method, config }: Adaptation, { calibration, stored 
   if (missing) throw calibrationMissing(method.name, missing);
 }
 
+/** The sites of the floats that a quantised model was made from. */
+const floatSites = ({ quantization }: Model): ReadonlyMap<string, Site> | undefined =>
+  quantization &&
+  new Map(sitesOf(probeOutputs(quantization.base as Model)).map((site) => [site.path, site] as const));
+
+interface SiteOptions extends CreateOptions {
+  readonly floats?: ReadonlyMap<string, Site> | undefined;
+}
+
 /** More numbers than one typed array of floats holds on every platform. */
 const MOST_NUMBERS = 2 ** 30;
 
 async function siteTensors(
   site: Site,
   { method, config }: Adaptation,
-  options: CreateOptions,
+  options: SiteOptions,
 ): Promise<Record<string, Parameter>> {
   const tensors: Record<string, Parameter> = {};
   const once = sharedComputations();
@@ -256,7 +266,7 @@ function initContext(
   site: Site,
   key: string,
   once: InitContext["once"],
-  { seed, calibration }: CreateOptions,
+  { seed, calibration, floats }: SiteOptions,
   method: string,
 ): InitContext {
   return {
@@ -265,6 +275,10 @@ function initContext(
     once,
     ...randomNumbers(seed, site.path, key),
     weight: () => orientedWeight(site),
+    original: async () => {
+      const whole = floats?.get(site.path);
+      return whole && orientedWeight(whole);
+    },
     async statistic(name) {
       const found = await calibration?.statistic(site.path, name);
       if (!found) throw calibrationMissing(method, name);

@@ -225,3 +225,15 @@ test("an adapter trained on a quantised base belongs to the base of floats", asy
   expect(other.receipt.warnings.join()).toMatch(/this one is quantised \(int8\)/);
   await expect(loadAdapter(await quantized("smollm", "int8"), path)).rejects.toThrow();
 });
+
+test("loftq starts nearer to the model of floats; its adapter is saved as a plain one", async () => {
+  const [base, small] = [await baseModel("gpt2"), await quantized("gpt2", "int4")];
+  const floats = await probeLogits(base);
+  const model = await adapt(small, lora({ rank: 8, alpha: 16, targets: "all-linear", init: "loftq" }));
+  const [plain, started] = [await probeLogits(small), await probeLogits(model)];
+  expect(relativeDifference(started, floats)).toBeLessThan(0.8 * relativeDifference(plain, floats));
+  await saveAdapter(model, join(folder, "loftq"));
+  const again = await loadAdapter(small, join(folder, "loftq"));
+  expect(maxAbsDiff(await probeLogits(again), started)).toBeLessThan(1e-6);
+  await expect(adapt(base, lora({ init: "loftq" }))).rejects.toThrow(/not on a model that was quantised/);
+});

@@ -5,7 +5,7 @@ import type { InitContext, SiteShape, Statistic, TensorSpec } from "../method.js
 import { corda } from "./corda.js";
 
 export const loraInitSchema = z.union([
-  z.enum(["default", "gaussian", "pissa", "olora", "orthogonal", "corda", "corda_kpm"]),
+  z.enum(["default", "gaussian", "pissa", "olora", "orthogonal", "corda", "corda_kpm", "loftq"]),
   z.string().regex(/^pissa_niter_\d+$/, "pissa_niter_N with N power iterations"),
 ]);
 export type LoraInit = z.infer<typeof loraInitSchema>;
@@ -32,7 +32,7 @@ const joint = (compute: (context: InitContext) => Promise<Factors>, changesBase:
   };
 };
 
-/** Initialisers of A `[r, in]` and B `[out, r]`; all leave the output unchanged at the start. */
+/** Initialisers of A `[r, in]` and B `[out, r]`; all but `loftq` leave the output unchanged at the start. */
 export function loraInits(init: LoraInit, site: SiteShape, rank: number, scale: number): Pair {
   const zeros = ({ length }: { length: number }) => new Float32Array(length);
   if (site.kind === "embedding") {
@@ -57,6 +57,8 @@ export function loraInits(init: LoraInit, site: SiteShape, rank: number, scale: 
       return joint((context) => orthogonal(context, site, rank), false);
     case "olora":
       return joint((context) => olora(context, site, rank), true);
+    case "loftq":
+      return joint((context) => loftq(context, rank, scale), false);
     case "corda":
     case "corda_kpm": {
       checkRank(rank, Math.min(site.inFeatures, site.outFeatures), site, init);
@@ -65,6 +67,52 @@ export function loraInits(init: LoraInit, site: SiteShape, rank: number, scale: 
     default:
       return joint((context) => pissa(context, site, rank, scale, init), true);
   }
+}
+
+/**
+ * LoftQ (arXiv 2310.08659) with the base left as it is: s·B·A starts as the best approximation of rank r of what quantising
+ * lost, W − Q, so that the start is nearer to the model of floats. The paper goes on to quantise W − s·B·A, which
+ * makes another base for each adapter.
+ */
+async function loftq(context: InitContext, rank: number, scale: number): Promise<Factors> {
+  const { site } = context;
+  const whole = await context.original?.();
+  if (!whole) {
+    throw new TunesmithError(
+      "config-invalid",
+      `init 'loftq': ${site.path} is not on a model that was quantised here`,
+      {
+        fix: "load it with { quantize: ... } (--quantize), or choose another init",
+      },
+    );
+  }
+  checkRank(rank, Math.min(site.inFeatures, site.outFeatures), site, "loftq");
+  const kept = await context.weight();
+  const lost = asMatrix(
+    whole.map((value, at) => value - (kept[at] as number)),
+    site,
+  );
+  if (lost.data.every((value) => value === 0))
+    return { a: new Float32Array(rank * site.inFeatures), b: context.normal(site.outFeatures * rank) };
+  return split(await randomizedSvd(lost, { rank, powerIterations: 4 }), site, rank, scale);
+}
+
+/** Singular triplets shared between A and B, their product times `scale` being the matrix. */
+function split(
+  { u, s, vt }: Awaited<ReturnType<typeof randomizedSvd>>,
+  site: SiteShape,
+  rank: number,
+  scale: number,
+): Factors {
+  const a = new Float32Array(rank * site.inFeatures);
+  const b = new Float32Array(site.outFeatures * rank);
+  for (let k = 0; k < rank; k++) {
+    const root = Math.sqrt((s[k] as number) / scale);
+    for (let j = 0; j < site.inFeatures; j++)
+      a[k * site.inFeatures + j] = root * (vt.data[k * vt.cols + j] as number);
+    for (let i = 0; i < site.outFeatures; i++) b[i * rank + k] = root * (u.data[i * u.cols + k] as number);
+  }
+  return { a, b };
 }
 
 /** Statistics an initialiser reads. */
@@ -88,19 +136,11 @@ async function pissa(
   checkRank(rank, Math.min(site.inFeatures, site.outFeatures), site, init);
   const matrix = asMatrix(await context.weight(), site);
   const iterations = /^pissa_niter_(\d+)$/.exec(init)?.[1];
-  const { u, s, vt } =
+  const triplets =
     iterations === undefined
       ? svd(matrix)
       : await randomizedSvd(matrix, { rank, powerIterations: Number(iterations) });
-  const a = new Float32Array(rank * site.inFeatures);
-  const b = new Float32Array(site.outFeatures * rank);
-  for (let k = 0; k < rank; k++) {
-    const root = Math.sqrt((s[k] as number) / scale);
-    for (let j = 0; j < site.inFeatures; j++)
-      a[k * site.inFeatures + j] = root * (vt.data[k * vt.cols + j] as number);
-    for (let i = 0; i < site.outFeatures; i++) b[i * rank + k] = root * (u.data[i * u.cols + k] as number);
-  }
-  return { a, b };
+  return split(triplets, site, rank, scale);
 }
 
 /** OLoRA (arXiv 2406.01775): B = first columns of Q, A = first rows of R, not divided by s. */

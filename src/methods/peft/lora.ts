@@ -93,7 +93,7 @@ function config(own: LoraConfig, adapter: Adapter): Record<string, unknown> {
   return {
     alpha_pattern: scaled(own.alphaPattern, alphaTimes),
     fan_in_fan_out: false,
-    init_lora_weights: portable || own.init === "default" ? true : own.init,
+    init_lora_weights: portable || own.init === "default" || own.init === "loftq" ? true : own.init,
     lora_alpha: own.alpha * alphaTimes,
     lora_bias: own.loraBias,
     lora_dropout: own.dropout,
