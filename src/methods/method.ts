@@ -34,6 +34,8 @@ export interface InitContext {
   uniform(count: number, low: number, high: number): Float32Array;
   /** The base weight, `[out, in]` row-major float32 (an embedding: `[width, rows]`). */
   weight(): Promise<Float32Array>;
+  /** On a model that `quantizeModel` made, the weight as it was before; undefined on others. */
+  original?(): Promise<Float32Array | undefined>;
   /** Result of `compute`, run once per site however many tensors ask (an SVD shared by A and B). */
   once<T>(key: string, compute: () => Promise<T>): Promise<T>;
 }
