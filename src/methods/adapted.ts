@@ -133,7 +133,7 @@ function adaptSite(
     const own = adapter.sites.get(site.path);
     if (own) {
       const below = { weight, map: siteMap(site, bias) };
-      bias = effectiveBias(bias, own, adapter);
+      bias = effectiveBias(bias, below.weight, own, adapter);
       y = adaptOnce(y, x, own, pass, below, bias, training);
       weight = () => effectiveWeight(below.weight(), own, adapter);
     }

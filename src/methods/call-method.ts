@@ -60,6 +60,6 @@ export function callMethod<Config extends SiteConfig>(
   const direct = method.forward?.(call, config);
   if (direct) return direct;
   const y = product(method.weight(weight, tensors, site, config));
-  const delta = method.biasDelta?.(tensors, site, config, bias);
+  const delta = method.biasDelta?.(tensors, site, config, bias, () => weight);
   return delta ? ops.add(y, delta) : y;
 }

@@ -1,5 +1,9 @@
 import { adaloraMethod } from "./lowrank/adalora.js";
+import { deloraMethod } from "./lowrank/delora.js";
 import { dynamicDoraMethod } from "./lowrank/dora-dynamic.js";
+import { gloraMethod } from "./lowrank/glora.js";
+import { graloraMethod } from "./lowrank/gralora.js";
+import { hiraMethod } from "./lowrank/hira.js";
 import { hydraMethod } from "./lowrank/hydra.js";
 import { kadaptationMethod } from "./lowrank/kadaptation.js";
 import { kradapterMethod } from "./lowrank/kradapter.js";
@@ -8,11 +12,13 @@ import { lokrMethod } from "./lowrank/lokr.js";
 import { lolduMethod } from "./lowrank/loldu.js";
 import { loraMethod } from "./lowrank/lora.js";
 import { lormaMethod } from "./lowrank/lorma.js";
+import { missMethod } from "./lowrank/miss.js";
 import { pveraMethod } from "./lowrank/pvera.js";
 import { uoraMethod } from "./lowrank/uora.js";
 import { veraMethod } from "./lowrank/vera.js";
 import type { Method, SiteConfig } from "./method.js";
 import { ia3Method } from "./multiplicative/ia3.js";
+import { roadMethod } from "./multiplicative/road.js";
 import { boftMethod } from "./orthogonal/boft.js";
 import { goftMethod } from "./orthogonal/goft.js";
 import { hraMethod } from "./orthogonal/hra.js";
@@ -22,6 +28,7 @@ import { psoftMethod } from "./orthogonal/psoft.js";
 import { sodaMethod } from "./orthogonal/soda.js";
 import { rosaMethod } from "./sparse/rosa.js";
 import { shiraMethod } from "./sparse/shira.js";
+import { c3aMethod } from "./spectral/c3a.js";
 import { fourierftMethod } from "./spectral/fourierft.js";
 import { waveftMethod } from "./spectral/waveft.js";
 
@@ -49,7 +56,14 @@ export const siteMethods = [
   lohaMethod,
   lokrMethod,
   adaloraMethod,
+  gloraMethod,
   fourierftMethod,
   waveftMethod,
   shiraMethod,
+  hiraMethod,
+  missMethod,
+  graloraMethod,
+  deloraMethod,
+  c3aMethod,
+  roadMethod,
 ] as unknown as readonly Method<SiteConfig>[];

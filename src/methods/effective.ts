@@ -35,14 +35,15 @@ function weightDelta(weight: Value, site: AdapterSite, adapter: Adapter): Value 
   return ops.mul(ops.sub(changed, weight), adapter.gate.value);
 }
 
-/** A site's bias `[out]` with what an adapter adds to it, its strength applied; undefined for none. */
+/** A site's bias `[out]` with what an adapter adds to it, its strength applied; undefined for none. `weight` is the one below. */
 export function effectiveBias(
   bias: Value | undefined,
+  weight: () => Value,
   site: AdapterSite,
   adapter: Pick<Adapter, "adaptation" | "gate" | "shared">,
 ): Value | undefined {
   const { method, config } = adapter.adaptation;
-  const delta = method.biasDelta?.(valuesOf(site, adapter), site.shape, config, bias);
+  const delta = method.biasDelta?.(valuesOf(site, adapter), site.shape, config, bias, weight);
   if (!delta) return bias;
   const added = ops.mul(delta, adapter.gate.value);
   return bias ? ops.add(bias, added) : added;
@@ -80,22 +81,32 @@ function siteChanges(
   adapters: readonly Adapter[],
   saved: ReadonlyMap<string, Value>,
 ): TensorChange[] {
-  const stored = saved.get(`${site.path}/bias`);
-  let bias = stored ?? site.bias;
-  for (const adapter of adapters) {
+  const layers = weightLayers(site, adapters, saved.get(`${site.path}/weight`));
+  let bias = saved.get(`${site.path}/bias`) ?? site.bias;
+  adapters.forEach((adapter, at) => {
     const own = adapter.sites.get(site.path);
-    if (own) bias = effectiveBias(bias, own, adapter);
-  }
-  const changes = weightChange(site, adapters, saved.get(`${site.path}/weight`));
+    if (own) bias = effectiveBias(bias, () => layers.below[at] as Value, own, adapter);
+  });
+  const changes = weightChange(site, layers, saved.get(`${site.path}/weight`));
   if (bias && bias !== site.bias) changes.push(change(site.path, "bias", site.bias, bias));
   return changes;
 }
 
-function weightChange(site: Site, adapters: readonly Adapter[], stored: Value | undefined): TensorChange[] {
+/** A site's weight `[out, in]` as the adapters change it one after the other. */
+interface WeightLayers {
+  /** What each adapter finds. */
+  readonly below: readonly Value[];
+  readonly last: Value;
+  readonly deltas: readonly Value[];
+}
+
+function weightLayers(site: Site, adapters: readonly Adapter[], stored: Value | undefined): WeightLayers {
   const start = asMatrix(site, stored ?? site.weight);
   let weight = start;
+  const below: Value[] = [];
   const deltas: Value[] = stored ? [ops.sub(start, asMatrix(site, site.weight))] : [];
   for (const adapter of adapters) {
+    below.push(weight);
     const own = adapter.sites.get(site.path);
     if (own) {
       const delta = weightDelta(weight, own, adapter);
@@ -106,9 +117,17 @@ function weightChange(site: Site, adapters: readonly Adapter[], stored: Value | 
     if (moved !== weight) deltas.push(ops.sub(moved, weight));
     weight = moved;
   }
+  return { below, last: weight, deltas };
+}
+
+function weightChange(
+  site: Site,
+  { below, last, deltas }: WeightLayers,
+  stored: Value | undefined,
+): TensorChange[] {
   if (deltas.length === 0) return [];
   const difference = deltas.reduce((a, b) => ops.add(a, b));
-  const after = weight === start && stored ? stored : asStored(site, weight);
+  const after = last === below[0] && stored ? stored : asStored(site, last);
   return [{ path: site.path, leaf: "weight", before: site.weight, after, difference }];
 }
 

@@ -28,7 +28,21 @@ export {
   unfreeze,
 } from "./full.js";
 export { type AdaloraConfig, adalora, adaloraMethod } from "./lowrank/adalora.js";
+export { type DeloraConfig, delora, deloraMethod } from "./lowrank/delora.js";
 export { type DynamicDoraConfig, dynamicDora, dynamicDoraMethod } from "./lowrank/dora-dynamic.js";
+export { type GloraConfig, type GloraForms, glora, gloraForms, gloraMethod } from "./lowrank/glora.js";
+export { formsAt, gloraChoices, setForms } from "./lowrank/glora-paths.js";
+export {
+  extractGlora,
+  type GloraCandidate,
+  type GloraSearchOptions,
+  type GloraSelection,
+  gloraParameters,
+  searchForms,
+  searchGlora,
+} from "./lowrank/glora-search.js";
+export { type GraloraConfig, gralora, graloraMethod } from "./lowrank/gralora.js";
+export { type HiraConfig, hira, hiraMethod } from "./lowrank/hira.js";
 export { type HydraConfig, hydra, hydraMethod } from "./lowrank/hydra.js";
 export { type KadaptationConfig, kadaptation, kadaptationMethod } from "./lowrank/kadaptation.js";
 export { type KradapterConfig, khatriRaoWidths, kradapter, kradapterMethod } from "./lowrank/kradapter.js";
@@ -37,6 +51,7 @@ export { kroneckerSizes, type LokrConfig, lokr, lokrMethod } from "./lowrank/lok
 export { type LolduConfig, loldu, lolduMethod } from "./lowrank/loldu.js";
 export { type LoraConfig, lora, loraMethod } from "./lowrank/lora.js";
 export { type LormaConfig, lorma, lormaMethod } from "./lowrank/lorma.js";
+export { type MissConfig, miss, missMethod } from "./lowrank/miss.js";
 export { type PveraConfig, pvera, pveraMethod } from "./lowrank/pvera.js";
 export { type UoraConfig, uora, uoraMethod } from "./lowrank/uora.js";
 export { type VeraConfig, vera, veraMethod } from "./lowrank/vera.js";
@@ -59,6 +74,7 @@ export type {
   TensorValues,
 } from "./method.js";
 export { type Ia3Config, ia3, ia3Method } from "./multiplicative/ia3.js";
+export { type RoadConfig, road, roadMethod } from "./multiplicative/road.js";
 export { type BoftConfig, boft, boftMethod, butterflyOrder } from "./orthogonal/boft.js";
 export { type ConceptOverlap, mergeConcepts, overlapReport } from "./orthogonal/concepts.js";
 export { type GoftConfig, goft, goftMethod, rotationTree } from "./orthogonal/goft.js";
@@ -96,6 +112,7 @@ export {
 } from "./registry.js";
 export { type RosaConfig, rosa, rosaMethod } from "./sparse/rosa.js";
 export { type ShiraConfig, shira, shiraMethod } from "./sparse/shira.js";
+export { type C3aConfig, c3a, c3aMethod } from "./spectral/c3a.js";
 export { type FourierftConfig, fourierft, fourierftMethod } from "./spectral/fourierft.js";
 export { type WaveftConfig, waveft, waveftMethod } from "./spectral/waveft.js";
 export { isTarget, selectTargets, type TargetSelection } from "./targets.js";

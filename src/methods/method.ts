@@ -186,8 +186,17 @@ export interface Method<Config extends SiteConfig> {
   needs?(config: Config): readonly Statistic[];
   /** W' from W `[out, in]` at full strength; what merging computes. W itself when the tensors are at their start. */
   weight(weight: Value, tensors: TensorValues, site: SiteShape, config: Config): Value;
-  /** What it adds to the bias `[out]` at full strength, if anything; `bias` is the one below this adapter, if any. */
-  biasDelta?(tensors: TensorValues, site: SiteShape, config: Config, bias?: Value): Value | undefined;
+  /**
+   * What it adds to the bias `[out]` at full strength, if anything; `bias`, if any, and `weight` `[out, in]` are those below
+   * this adapter.
+   */
+  biasDelta?(
+    tensors: TensorValues,
+    site: SiteShape,
+    config: Config,
+    bias: Value | undefined,
+    weight: () => Value,
+  ): Value | undefined;
   /**
    * The map's output with the adapter, shaped as `y`: `y` plus `gate` times what the adapter adds to it. Not used for
    * convolutions in groups, whose features do not mix. Default, and where it gives undefined: the map with the changed

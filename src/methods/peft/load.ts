@@ -17,6 +17,7 @@ import type { Adaptation, Method, SiteConfig, TensorNumbers, TensorSpec } from "
 import { modulesIn } from "../saved.js";
 import { adaptationOf, parsePeftConfig } from "./config.js";
 import type { PeftConfig } from "./config-part.js";
+import type { PeftMapping } from "./mapping.js";
 import { PREFIX, peftNames, tensorName } from "./names.js";
 import { inOwnNames } from "./spelling.js";
 
@@ -109,7 +110,7 @@ export async function adapterOf(
     stored,
   });
   await fillRest(adapter, file);
-  await checkLeftOver(adapter, file, model);
+  await checkLeftOver(adapter, file, model, mapping);
   return { adapter, warnings: [...tokenizerWarnings(model, file), ...quantizationWarnings(model, file)] };
 }
 
@@ -252,9 +253,19 @@ async function fillRest(adapter: Adapter, file: AdapterTensors): Promise<void> {
   }
 }
 
-async function checkLeftOver(adapter: Adapter, file: AdapterTensors, model: Model): Promise<void> {
+async function checkLeftOver(
+  adapter: Adapter,
+  file: AdapterTensors,
+  model: Model,
+  { ignores }: PeftMapping,
+): Promise<void> {
   const used = new Set(peftNames(adapter).values());
-  for (const name of file.entries.keys()) if (!used.has(name)) await checkExtra(name, file, model);
+  const paths = ignores ? [...adapter.sites.keys()].map((path) => `${PREFIX}${path}.`) : [];
+  for (const name of file.entries.keys()) {
+    const path = paths.find((each) => name.startsWith(each));
+    const says = path === undefined || !ignores?.(name.slice(path.length));
+    if (says && !used.has(name)) await checkExtra(name, file, model);
+  }
 }
 
 /** A stored copy of a base weight must be the base's own; anything else that is left over is an error. */

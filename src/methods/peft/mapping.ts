@@ -29,6 +29,8 @@ export interface PeftMapping<Config extends SiteConfig = SiteConfig> {
   /** Numbers of the file as ours, and ours as the file's, where order or meaning differ. */
   fromFile?(data: TensorNumbers, key: string, site: SiteShape, config: Config): TensorNumbers;
   toFile?(data: TensorNumbers, key: string, site: SiteShape, config: Config): TensorNumbers;
+  /** Whether a file may hold a tensor of a site that says nothing, by suffix. */
+  ignores?(suffix: string): boolean;
   /** Tensors of a site written in another form than tensor by tensor, by suffix: they replace those of the same name. */
   rewritten?(site: AdapterSite): readonly (readonly [string, Tensor])[];
 }

@@ -2,7 +2,16 @@ import { TunesmithError } from "../../errors/index.js";
 import { siteMethods } from "../catalog.js";
 import type { Method, SiteConfig } from "../method.js";
 import { adaloraMapping } from "./adalora.js";
+import {
+  c3aMapping,
+  deloraMapping,
+  graloraMapping,
+  hiraMapping,
+  missMapping,
+  roadMapping,
+} from "./blocks.js";
 import { fourierftMapping, shiraMapping, waveftMapping } from "./entries.js";
+import { gloraMapping } from "./glora.js";
 import { loraMapping } from "./lora.js";
 import { lohaMapping, lokrMapping } from "./lycoris.js";
 import type { PeftMapping } from "./mapping.js";
@@ -23,9 +32,16 @@ const mappings = [
   lohaMapping,
   lokrMapping,
   adaloraMapping,
+  gloraMapping,
   fourierftMapping,
   waveftMapping,
   shiraMapping,
+  hiraMapping,
+  missMapping,
+  graloraMapping,
+  deloraMapping,
+  c3aMapping,
+  roadMapping,
 ] as unknown as readonly PeftMapping[];
 
 /** Options and tensors under our own names. */
