@@ -1,11 +1,12 @@
 import { baseFingerprint } from "./base-fingerprint.js";
 import { type Checkpoint, loadLatest, saveCheckpoint } from "./checkpoint.js";
 import type { PlainData } from "./exact-json.js";
-import type { FitOptions, Run } from "./fit.js";
+import type { Run } from "./fit.js";
+import type { FitSettings } from "./memory-budget.js";
 import { restoreOptimizerState, restoreParams } from "./optim/index.js";
 
 /** What must be the same for a run to be continued. */
-async function identity({ objective }: Run, options: FitOptions): Promise<PlainData> {
+async function identity({ objective }: Run, options: FitSettings): Promise<PlainData> {
   const { accumulate = 1, seed = 0, optimizer, config = {}, updateIn, lossSpike } = options;
   return {
     objective: objective.name,
@@ -22,7 +23,7 @@ async function identity({ objective }: Run, options: FitOptions): Promise<PlainD
 }
 
 /** Writes a checkpoint of a run; gives its folder. */
-export async function saveRun(run: Run, options: FitOptions): Promise<string> {
+export async function saveRun(run: Run, options: FitSettings): Promise<string> {
   const best = run.stopping?.best();
   const content = {
     state: {
@@ -48,7 +49,7 @@ export async function saveRun(run: Run, options: FitOptions): Promise<string> {
 }
 
 /** Puts a run where its newest complete checkpoint left it. */
-export async function resumeRun(run: Run, options: FitOptions): Promise<Checkpoint | undefined> {
+export async function resumeRun(run: Run, options: FitSettings): Promise<Checkpoint | undefined> {
   const { checkpoint } = await loadLatest(String(options.runDir), { config: await identity(run, options) });
   if (!checkpoint) return undefined;
   restoreParams(run.params, checkpoint.params);

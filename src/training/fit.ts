@@ -16,6 +16,7 @@ import { resumeRun, saveRun } from "./fit-checkpoint.js";
 import { createUpdater, type Updater, updatesInGraph } from "./graph-update.js";
 import { zeroUpdateGuard } from "./guards.js";
 import { type LossSpikeOptions, type LossSpikes, lossSpikes } from "./loss-spikes.js";
+import { type FitSettings, withinMemory } from "./memory-budget.js";
 import { memoryError } from "./memory-error.js";
 import { progressMeter } from "./meters.js";
 import { type MetricsWriter, openMetrics } from "./metrics.js";
@@ -25,7 +26,16 @@ import { type Optimizer, type OptimizerState, onEvaluationWeights, type Params }
 import { closeAll, createStepper, type Stepper, type StepperOptions } from "./stepper.js";
 import { update } from "./update.js";
 
-export interface FitOptions extends Omit<StepperOptions, "session"> {
+export interface FitOptions extends Omit<StepperOptions, "session" | "recompute"> {
+  /**
+   * Recompute activations in the backward pass: of all blocks, of so many from the first, or ("auto") of as few as make the
+   * run fit `memory`. Default false.
+   */
+  readonly recompute?: boolean | number | "auto";
+  /** What the process may take at its peak, and the largest batch; a run that will not fit ends before its first step. */
+  readonly memory?: { readonly budget: number; readonly shape: StepShape } | undefined;
+  /** Whether a run ends in which nothing changes. Default true. */
+  readonly guardZeroUpdates?: boolean;
   /** Micro-batches per update; the loss is the mean over all their items. Default 1. */
   readonly accumulate?: number;
   readonly steps: number;
@@ -136,7 +146,7 @@ export interface Run {
  * ```
  */
 export async function fit(objective: Objective, given: FitOptions): Promise<TrainResult> {
-  const options = { ...given, session: longRunning(given.session) };
+  const options = withinMemory(objective, { ...given, session: longRunning(given.session) });
   if (!options.runDir) return runFit(objective, options);
   await makeDir(options.runDir);
   const release = await holdLock(options.runDir);
@@ -147,7 +157,7 @@ export async function fit(objective: Objective, given: FitOptions): Promise<Trai
   }
 }
 
-async function runFit(objective: Objective, options: FitOptions): Promise<TrainResult> {
+async function runFit(objective: Objective, options: FitSettings): Promise<TrainResult> {
   const run = startRun(objective, options);
   const resumed = options.runDir && options.resume ? await resumeRun(run, options) : undefined;
   const metrics = options.runDir
@@ -194,7 +204,7 @@ function scored(
 }
 
 /** What an evaluation is judged by. Throws `config-invalid` for a score it does not have. */
-function judged({ loss, scores }: Evaluation, { stopOn = {} }: FitOptions): number {
+function judged({ loss, scores }: Evaluation, { stopOn = {} }: FitSettings): number {
   const { metric = "loss" } = stopOn;
   const value = metric === "loss" ? loss : scores[metric];
   if (value !== undefined) return value;
@@ -206,7 +216,7 @@ function judged({ loss, scores }: Evaluation, { stopOn = {} }: FitOptions): numb
 /** Evaluates the weights as they are, on all held-out batches or the first few. */
 type Evaluate = (batches?: number) => Promise<Evaluation>;
 
-function startRun(objective: Objective, options: FitOptions): Run {
+function startRun(objective: Objective, options: FitSettings): Run {
   const { optimizer, patience, fastForward: phase, accumulate = 1, updateIn = "auto" } = options;
   if (phase && !objective.validation) {
     throw new TunesmithError("config-invalid", "fastForward has no validation data to look at", {
@@ -228,7 +238,10 @@ function startRun(objective: Objective, options: FitOptions): Run {
     hooks: objective.model.trainingHooks?.() ?? {},
     params,
     state: optimizer.init(params, shapes),
-    guard: zeroUpdateGuard(params, { mayBeZero: (name) => mayBeZero(parameters.get(name)) }),
+    guard: zeroUpdateGuard(params, {
+      ...(options.guardZeroUpdates === false ? { patience: Number.POSITIVE_INFINITY } : {}),
+      mayBeZero: (name) => mayBeZero(parameters.get(name)),
+    }),
     stopping: patience ? earlyStopping(params, { patience, ...rulesOf(options.stopOn) }) : undefined,
     forward: phase && fastForward(phase),
     spikes: options.lossSpike && lossSpikes(options.lossSpike),
@@ -258,7 +271,7 @@ interface Parts {
   readonly groups: AsyncGenerator<readonly StepBatch[]>;
 }
 
-async function loop(run: Run, options: FitOptions, parts: Parts): Promise<TrainResult> {
+async function loop(run: Run, options: FitSettings, parts: Parts): Promise<TrainResult> {
   const { stepper, evaluate, metrics, groups } = parts;
   const { steps, onEvent, evalEvery = 0, saveEvery = 0, optimizer } = options;
   const saving = cadence(saveEvery);
@@ -321,7 +334,7 @@ async function loop(run: Run, options: FitOptions, parts: Parts): Promise<TrainR
 }
 
 /** A stage of Fast Forward when one is due. */
-async function forwardStage(run: Run, forward: FastForward, options: FitOptions, evaluate: Evaluate) {
+async function forwardStage(run: Run, forward: FastForward, options: FitSettings, evaluate: Evaluate) {
   const batches = options.fastForward?.validationBatches;
   const validate = async () => (await evaluate(batches)).loss;
   const stage = await forward.afterUpdate(run.step, run.params, validate);
@@ -329,7 +342,7 @@ async function forwardStage(run: Run, forward: FastForward, options: FitOptions,
 }
 
 /** A cancelled run leaves a checkpoint where it keeps any, so that it can be continued. */
-async function cancelled(run: Run, options: FitOptions) {
+async function cancelled(run: Run, options: FitSettings) {
   const saves = options.runDir !== undefined && (options.saveEvery ?? 0) !== 0 && run.step > 0;
   if (saves) {
     const folder = await saveRun(run, options);
@@ -351,7 +364,7 @@ const prefixed = (scores: Readonly<Record<string, number>>) =>
   );
 
 /** Micro-batches of each update, epoch after epoch, from where the run stands. */
-async function* stepGroups(run: Run, options: FitOptions): AsyncGenerator<readonly StepBatch[]> {
+async function* stepGroups(run: Run, options: FitSettings): AsyncGenerator<readonly StepBatch[]> {
   const { accumulate = 1, seed = 0 } = options;
   const source = run.objective.batches(run.position, seed);
   try {

@@ -18,12 +18,28 @@ export {
   type FastForwardState,
   fastForward,
 } from "./fast-forward.js";
-export { type FitOptions, fit, type TrainEvent, type TrainResult } from "./fit.js";
+export { type FitOptions, fit, type Scorer, type TrainEvent, type TrainResult } from "./fit.js";
+export { type GenerationScoresOptions, generationScores } from "./generation-scores.js";
 export { evaluationGraph, prefixGraphs, type StepGraph, stepGraph } from "./graph.js";
 export * from "./guards.js";
 export * from "./harness/index.js";
+export {
+  findLearningRate,
+  type LearningRateFinderOptions,
+  type LearningRatePoint,
+  type LearningRateRange,
+} from "./learning-rate-finder.js";
+export * from "./loss-spikes.js";
 export { crossEntropy, crossEntropyForward } from "./losses/cross-entropy.js";
 export { type LogProbOptions, labelLogProbs } from "./losses/log-probs.js";
+export { blocksOf } from "./memory-budget.js";
+export {
+  type FitMemoryOptions,
+  fitMemory,
+  type LeverMove,
+  type MemoryChoice,
+  type MemoryLevers,
+} from "./memory-levers.js";
 export { type MemoryPlan, type MemoryPlanOptions, memoryPlan } from "./memory-plan.js";
 export * from "./meters.js";
 export * from "./metrics.js";

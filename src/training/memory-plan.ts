@@ -49,6 +49,8 @@ export interface MemoryPlanOptions {
   readonly shapes?: readonly StepShape[];
   /** Blocks that are recomputed in the backward pass. Default false. */
   readonly recompute?: boolean | number | undefined;
+  /** Rows of logits that exist at one time. Default: the objective's. */
+  readonly chunkRows?: number | undefined;
   /** Default: one that keeps two numbers for every trained one, as Adam does. */
   readonly optimizer?: Optimizer | undefined;
   /** Batches whose gradients are summed. Default 1. */
@@ -93,10 +95,10 @@ export function memoryPlan(
   shape: StepShape,
   options: MemoryPlanOptions = {},
 ): MemoryPlan {
-  const { recompute = false, prefixCacheBytes = 0, accumulate = 1, keepsBest = false } = options;
+  const { prefixCacheBytes = 0, accumulate = 1, keepsBest = false } = options;
   const { model } = objective;
   const shapes = [shape, ...(options.shapes ?? [])];
-  const training = shapes.flatMap((each) => trainingGraphs(objective, each, recompute, prefixCacheBytes > 0));
+  const training = shapes.flatMap((each) => trainingGraphs(objective, each, options));
   const evaluating = objective.validation
     ? shapes.map((each) => lowerMarkers(evaluationGraph(objective, each).graph))
     : [];
@@ -138,16 +140,11 @@ function transferBytes(
 }
 
 /** The graphs that a shape's batches run: one step, or its frozen lower part and the rest. */
-function trainingGraphs(
-  objective: Objective,
-  shape: StepShape,
-  recompute: boolean | number,
-  cached: boolean,
-): Graph[] {
-  const parts = cached ? prefixGraphs(objective, shape, { recompute }) : undefined;
-  const graphs = parts
-    ? [parts.suffix.graph, parts.prefix]
-    : [stepGraph(objective, shape, { recompute }).graph];
+function trainingGraphs(objective: Objective, shape: StepShape, options: MemoryPlanOptions): Graph[] {
+  const { recompute = false, chunkRows, prefixCacheBytes = 0 } = options;
+  const how = { recompute, chunkRows };
+  const parts = prefixCacheBytes > 0 ? prefixGraphs(objective, shape, how) : undefined;
+  const graphs = parts ? [parts.suffix.graph, parts.prefix] : [stepGraph(objective, shape, how).graph];
   return graphs.map(lowerMarkers);
 }
 

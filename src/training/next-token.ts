@@ -97,7 +97,7 @@ function lossGraph(
   model: CausalLm,
   shape: StepShape,
   chunkRows: number | undefined,
-  { training, recompute }: LayOptions,
+  { training, recompute, chunkRows: wanted }: LayOptions,
 ): LossGraph {
   const inputs = rowInputs(shape);
   const outputs = rowPass(model, inputs, { training, recompute: recompute ?? false });
@@ -106,7 +106,7 @@ function lossGraph(
     hidden: outputs.hidden,
     logits: outputs.logits,
     ...flatTargets(inputs),
-    chunkRows: rowsPerChunk(rows, model.sizes.vocabSize, chunkRows),
+    chunkRows: rowsPerChunk(rows, model.sizes.vocabSize, wanted ?? chunkRows),
   };
   const loss = training ? crossEntropy(parts) : crossEntropyForward(parts);
   return { loss, passes: [outputs], mask: tokenMask(inputs) };

@@ -41,6 +41,8 @@ export interface LayOptions {
   readonly training: boolean;
   /** Keep little and compute the rest again in the backward pass: of all blocks, or of so many from the first. */
   readonly recompute?: boolean | number;
+  /** Rows of logits that exist at one time, where an objective has such; instead of its own. */
+  readonly chunkRows?: number | undefined;
 }
 
 /** Collects what an evaluation's batches give. */

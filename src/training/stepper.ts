@@ -18,6 +18,8 @@ export interface StepperOptions {
    * Default false.
    */
   readonly recompute?: boolean | number;
+  /** Rows of logits that exist at one time. Default: the objective's. */
+  readonly chunkRows?: number | undefined;
   /**
    * Keep activations below the first trained block from epoch 2 on; the most bytes to hold in memory. It needs the same
    * rows every epoch and is not used when nothing below is frozen. Default 0: none.
@@ -127,12 +129,12 @@ const release = (ready: readonly Compiled[]) =>
 async function compile(
   objective: Objective,
   shape: StepShape,
-  { recompute = false, session: how }: StepperOptions,
+  { recompute = false, chunkRows, session: how }: StepperOptions,
   cached: boolean,
   weights: readonly string[],
 ): Promise<Compiled> {
-  const parts = cached ? prefixGraphs(objective, shape, { recompute }) : undefined;
-  const step = parts?.suffix ?? stepGraph(objective, shape, { recompute, weights });
+  const parts = cached ? prefixGraphs(objective, shape, { recompute, chunkRows }) : undefined;
+  const step = parts?.suffix ?? stepGraph(objective, shape, { recompute, chunkRows, weights });
   const session = await createSession(step.graph, how);
   if (!parts) return { step, session };
   try {

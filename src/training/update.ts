@@ -1,16 +1,23 @@
 import type { StepInfo } from "../models/index.js";
-import type { FitOptions, Run } from "./fit.js";
+import type { Run } from "./fit.js";
 import { checkFinite } from "./guards.js";
+import type { FitSettings } from "./memory-budget.js";
 import type { StepBatch } from "./objective.js";
-import { globalNorm, type Params } from "./optim/index.js";
+import { forgetMoments, globalNorm, type Params } from "./optim/index.js";
 import type { Stepper } from "./stepper.js";
 
 /** One optimiser step: gradients of all micro-batches, guards, update, and what methods do around it. */
-export async function update(run: Run, group: readonly StepBatch[], options: FitOptions, stepper: Stepper) {
+export async function update(run: Run, group: readonly StepBatch[], options: FitSettings, stepper: Stepper) {
   const step = run.step + 1;
   const { hooks, params, guard } = run;
   const { optimizer } = options;
-  const at: StepInfo = { step, steps: options.steps, learningRate: optimizer.learningRate(step), params };
+  const at: StepInfo = {
+    step,
+    steps: options.steps,
+    learningRate: optimizer.learningRate(step),
+    params,
+    forget: (name, entries) => forgetMoments(run.state, name, entries),
+  };
   await hooks.beforeUpdate?.(at);
   const isTrained = (name: string) => hooks.isTrained?.(name, at) ?? true;
   const { loss, gradients } = await gradientsOf(run, group, stepper, at, true);
