@@ -16,7 +16,7 @@ export { type CalibrateOptions, type Calibration, calibrate } from "./calibratio
 export { callMethod, type LoneMap } from "./call-method.js";
 export { siteConfigSchema } from "./config.js";
 export { applyDelta, type DeltaReport, saveDelta } from "./delta.js";
-export { checkFingerprint, type Fingerprint, fingerprint } from "./fingerprint.js";
+export { checkFingerprint, type Fingerprint, fingerprint, fingerprintHash } from "./fingerprint.js";
 export * from "./formats/index.js";
 export {
   type FullConfig,
@@ -30,6 +30,8 @@ export {
 export { type AdaloraConfig, adalora, adaloraMethod } from "./lowrank/adalora.js";
 export { type DeloraConfig, delora, deloraMethod } from "./lowrank/delora.js";
 export { type DynamicDoraConfig, dynamicDora, dynamicDoraMethod } from "./lowrank/dora-dynamic.js";
+export { type ElaloraConfig, elalora, elaloraMethod } from "./lowrank/elalora.js";
+export { exportLora } from "./lowrank/export-lora.js";
 export { type GloraConfig, type GloraForms, glora, gloraForms, gloraMethod } from "./lowrank/glora.js";
 export { formsAt, gloraChoices, setForms } from "./lowrank/glora-paths.js";
 export {
@@ -53,6 +55,7 @@ export { type LoraConfig, lora, loraMethod } from "./lowrank/lora.js";
 export { type LormaConfig, lorma, lormaMethod } from "./lowrank/lorma.js";
 export { type MissConfig, miss, missMethod } from "./lowrank/miss.js";
 export { type PveraConfig, pvera, pveraMethod } from "./lowrank/pvera.js";
+export { movesAt, ranksOf } from "./lowrank/rank-moves.js";
 export { type UoraConfig, uora, uoraMethod } from "./lowrank/uora.js";
 export { type VeraConfig, vera, veraMethod } from "./lowrank/vera.js";
 export type { TensorChangeNorm } from "./measure.js";
@@ -110,6 +113,7 @@ export {
   methodNamed,
   methodNames,
 } from "./registry.js";
+export { type NeuroadaConfig, neuroada, neuroadaMethod } from "./sparse/neuroada.js";
 export { type RosaConfig, rosa, rosaMethod } from "./sparse/rosa.js";
 export { type ShiraConfig, shira, shiraMethod } from "./sparse/shira.js";
 export { type C3aConfig, c3a, c3aMethod } from "./spectral/c3a.js";

@@ -1,6 +1,14 @@
 import { type Layout, paddingId, type Row, splitDataset } from "../../data/index.js";
 import { TunesmithError } from "../../errors/index.js";
-import { applyMethod, isAdapted, isUnfrozen, methodNamed, setActive } from "../../methods/index.js";
+import {
+  applyMethod,
+  fingerprint,
+  fingerprintHash,
+  isAdapted,
+  isUnfrozen,
+  methodNamed,
+  setActive,
+} from "../../methods/index.js";
 import type { CausalLm, Model } from "../../models/index.js";
 import {
   createOptimizer,
@@ -17,7 +25,15 @@ import {
 import type { Context } from "../command.js";
 import type { TrainConfig } from "../config/schema.js";
 import { formatCount, table, type Ui } from "../ui.js";
-import { openModel, packingFor, readData, rowLength, tokenizeOptions, tokenizerOf } from "../work.js";
+import {
+  openModel,
+  packingFor,
+  readData,
+  rowLength,
+  sessionOf,
+  tokenizeOptions,
+  tokenizerOf,
+} from "../work.js";
 
 /** The run's configuration with its method's options beside it. */
 export type RunConfig = TrainConfig & Readonly<Record<string, unknown>>;
@@ -85,23 +101,15 @@ async function prepareLanguage(
   const bar = ui.progress("tokenizing", train.length);
   const onProgress = (done: number) => bar.update(Math.min(done, train.length));
   const { batchSize } = config;
-  const prepared = (() => {
-    try {
-      return prepareObjective(
-        name,
-        {
-          ...{ model, tokenizer, train, validation, batchSize, length, teacher },
-          padId: paddingId(tokenizer),
-          tokens: { ...tokenizeOptions(config), onProgress },
-          packing: packingFor(base, config.packing),
-          reference: entry.needsReference ? referenceOf(model) : undefined,
-        },
-        config.objectiveOptions,
-      );
-    } finally {
-      bar.stop();
-    }
-  })();
+  const context = {
+    ...{ model, tokenizer, train, validation, batchSize, length, teacher },
+    padId: paddingId(tokenizer),
+    tokens: { ...tokenizeOptions(config), onProgress },
+    packing: packingFor(base, config.packing),
+    reference: entry.needsReference ? referenceOf(model) : undefined,
+    referenceScores: await scoresOf(base, name, config),
+  };
+  const prepared = await prepareObjective(name, context, config.objectiveOptions).finally(bar.stop);
   if (prepared.truncated > 0)
     ui.note(`${prepared.truncated} examples were cut or left out at ${length} tokens (--length)`);
   if (prepared.eosMissing) ui.note("the tokenizer has no end-of-sequence token: documents have no end mark");
@@ -122,6 +130,19 @@ async function prepareLanguage(
     described: `${formatCount(tokens)} tokens in ${prepared.rowTokens.length} rows of ${lengths}`,
     heldOut: heldOutTokens > 0 ? `${formatCount(heldOutTokens)} tokens` : "nothing",
   });
+}
+
+/** Where the reference's scores are kept, when that is asked for. */
+async function scoresOf(base: CausalLm, name: string, config: RunConfig) {
+  const { referenceScores: file } = config;
+  if (file === undefined) return undefined;
+  if (name !== "dpo") {
+    throw new TunesmithError("config-invalid", `--reference-scores does nothing with ${name}`, {
+      fix: "leave it out: dpo compares pairs with a reference",
+    });
+  }
+  const prints = await fingerprint(base, base.weights.keys());
+  return { file, fingerprint: await fingerprintHash(prints), session: sessionOf(config) };
 }
 
 /** The model as it was before: without its adapters, or with the weights it started from. */

@@ -165,7 +165,7 @@ function identity(config: RunConfig, { steps }: Prepared): Record<string, PlainD
       "prefixCache",
       "recompute",
     ],
-    ...["epochs", "model", "data", "validation"],
+    ...["epochs", "model", "data", "validation", "referenceScores"],
     ...["track", "runName", "tensorboard", "card", "license"],
   ]);
   const kept = Object.entries(config).filter(([key, value]) => !free.has(key) && value !== undefined);

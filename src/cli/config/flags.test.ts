@@ -59,3 +59,9 @@ test("byte sizes", () => {
   expect(bytesIn("100")).toBe(100);
   expect(bytesIn(7)).toBe(7);
 });
+
+test("a mapping with known keys is given as JSON", () => {
+  const field = fieldOf("phase", z.strictObject({ interval: z.number().optional() }).optional());
+  expect(parseFlag(field, '{"interval": 3}')).toEqual({ interval: 3 });
+  expect(parseFlag(field, "interval")).toBe("interval");
+});

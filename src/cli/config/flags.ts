@@ -100,7 +100,7 @@ export function parseFlag(field: Field, text: string): unknown {
   if (has("array of enum")) return parts(text);
   if (has("array of string")) return has("string") ? nameList(text) : parts(text);
   if (has("array of number")) return parts(text).map(number);
-  if (has("record")) return fromJson(text);
+  if (has("record") || has("object")) return fromJson(text);
   if (has("number")) return number(text);
   if (has("boolean")) return text === "true" || (text === "false" ? false : text);
   return text;

@@ -109,6 +109,11 @@ export const trainSchema = z.strictObject({
     .record(z.string(), simple)
     .default({})
     .describe("options of the objective, such as beta or loss (objectives.md)"),
+  referenceScores: z
+    .string()
+    .min(1)
+    .optional()
+    .describe("dpo: file for the reference's scores, computed once instead of in every step"),
   teacher: z.string().min(1).optional().describe("model to learn from, for distillation"),
   out: z.string().min(1).describe("folder the result is written to"),
   steps: count().optional().describe("optimiser steps; default: from epochs"),
@@ -165,6 +170,25 @@ export const trainSchema = z.strictObject({
   ...trackingShape,
   dryRun: z.boolean().default(false).describe("print parameters, steps and memory, and train nothing"),
 });
+/** Several methods under the settings of one run; each keeps its own defaults for its own options. */
+export const compareSchema = trainSchema
+  .omit({
+    ...{ method: true, out: true, runDir: true, resume: true, dryRun: true, saveEvery: true },
+    ...{ evalEvery: true, patience: true },
+  })
+  .extend({
+    methods: z.array(z.string().min(1)).min(1).describe("methods to compare"),
+    options: z
+      .record(z.string(), z.record(z.string(), z.unknown()))
+      .default({})
+      .describe("options of single methods, by method: {lora: {rank: 16, lr: 1e-3}}"),
+    out: z
+      .string()
+      .min(1)
+      .optional()
+      .describe("name of the files with the figures and the chart, without ending"),
+  });
+
 export type TrainConfig = z.output<typeof trainSchema>;
 
 export const evalSchema = z.strictObject({

@@ -9,6 +9,7 @@ import { type NextTokenOptions, nextToken } from "../next-token.js";
 import type { LayOptions, LossGraph, Objective, StepShape } from "../objective.js";
 import { settingsOf } from "./options.js";
 
+/** Options of `distillation` as data. */
 export const distillationOptions = z.strictObject({
   direction: z
     .enum(["forward", "reverse"])

@@ -22,6 +22,7 @@ import { settingsOf } from "./options.js";
 import { groupAdvantages, policyLoss } from "./policy-loss.js";
 import { type RowScorer, rowScorer } from "./reference.js";
 
+/** Options of `grpo` as data. */
 export const grpoOptions = z.strictObject({
   groupSize: z.number().int().min(2).default(8).describe("answers to each prompt"),
   maxTokens: z.number().int().min(1).default(64).describe("most tokens of an answer"),

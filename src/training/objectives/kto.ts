@@ -25,6 +25,7 @@ import type { LayOptions, LossGraph, Objective, StepBatch, StepShape } from "../
 import { settingsOf } from "./options.js";
 import type { FeedbackExample } from "./pairs.js";
 
+/** Options of `kto` as data. */
 export const ktoOptions = z.strictObject({
   beta: z.number().positive().default(0.1).describe("weight of the distance to the reference"),
   desirableWeight: z.number().positive().default(1).describe("what a good answer counts"),

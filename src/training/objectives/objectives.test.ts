@@ -4,7 +4,14 @@ import { join } from "node:path";
 import { describe, expect, test } from "vitest";
 import { packExamples, type TokenizedExample } from "../../data/index.js";
 import { type AdaptedLm, adapt, lora, setActive } from "../../methods/index.js";
-import { type CausalLm, loadFolder, logitsOf } from "../../models/index.js";
+import {
+  type CausalLm,
+  defaultModelPath,
+  loadFolder,
+  loadModel,
+  logitsOf,
+  type Tokenizer,
+} from "../../models/index.js";
 import { rng } from "../../runtime/random/index.js";
 import { createEvaluator, createStepper, fit, type Objective, type StepBatch, sgd } from "../index.js";
 import {
@@ -16,6 +23,7 @@ import {
   kto,
   orpo,
   type PairExample,
+  prepareObjective,
   simpo,
   withReference,
 } from "./index.js";
@@ -285,6 +293,30 @@ test.each(["forward", "reverse"] as const)("distillation, %s, equals its formula
   }
   expect((await evaluated(objective)).loss).toBeCloseTo(mean(losses), 4);
   await checkSlope(objective);
+});
+
+test("an objective by name scores its pairs with the reference once, when that is asked for", async () => {
+  const base = await loadModel(await defaultModelPath());
+  const lm = await adapt(base, lora({ rank: 2 }));
+  const rows = ["One", "Two", "Three"].map((prompt) => ({
+    kind: "preference" as const,
+    prompt,
+    chosen: " and more",
+    rejected: " or less of it",
+  }));
+  const context = {
+    ...{ model: lm, tokenizer: base.tokenizer as Tokenizer, train: rows, validation: rows.slice(1) },
+    ...{ batchSize: 2, length: 32, padId: 0, tokens: {}, reference: setActive(lm, []) },
+  };
+  const live = await prepareObjective("dpo", context, { beta: 0.2 });
+  const once = await prepareObjective("dpo", { ...context, referenceScores: {} }, { beta: 0.2 });
+  expect(once.objective.lossGraph(once.shape, { training: true }).passes.length).toBe(1);
+  expect(live.objective.lossGraph(live.shape, { training: true }).passes.length).toBe(2);
+  expect((await evaluated(once.objective)).loss).toBeCloseTo((await evaluated(live.objective)).loss, 5);
+  await expect(prepareObjective("dpo", context, { betta: 1 })).rejects.toThrow(/dpo/);
+  await expect(prepareObjective("distillation", context)).rejects.toThrow(/no teacher/);
+  await expect(prepareObjective("kto", context)).rejects.toThrow(/preference row/);
+  await expect(prepareObjective("dppo", context)).rejects.toThrow(/unknown objective/);
 });
 
 test("dpo learns which answer is better", async () => {

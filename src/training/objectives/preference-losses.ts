@@ -16,6 +16,7 @@ export type ReferenceScores = Pick<PairScores, "chosen" | "rejected">;
 
 const positive = () => z.number().positive();
 
+/** Options of `dpo` as data. */
 export const dpoOptions = z.strictObject({
   beta: positive().default(0.1).describe("weight of the distance to the reference"),
   loss: z
@@ -29,13 +30,16 @@ export const dpoOptions = z.strictObject({
     .default(0)
     .describe("share of pairs that are taken to be the wrong way round"),
 });
+/** Options of `orpo` as data. */
 export const orpoOptions = z.strictObject({
   beta: z.number().min(0).default(0.1).describe("weight of the odds ratio (λ in the paper)"),
 });
+/** Options of `simpo` as data. */
 export const simpoOptions = z.strictObject({
   beta: positive().default(2).describe("scale of the mean log-probabilities"),
   gamma: z.number().min(0).default(1).describe("margin that the preferred answer should win by"),
 });
+/** Options of `cpo` as data. */
 export const cpoOptions = z.strictObject({
   beta: positive().default(0.1).describe("scale of the log-probabilities"),
   alpha: z.number().min(0).default(1).describe("weight of the cross-entropy of the preferred answer"),

@@ -15,6 +15,7 @@ import { kto, ktoOptions } from "./kto.js";
 import { type Judged, type PairExample, tokenizeFeedback, tokenizePairs } from "./pairs.js";
 import { cpo, dpo, orpo, type PreferenceData, simpo } from "./preference.js";
 import { cpoOptions, dpoOptions, orpoOptions, simpoOptions } from "./preference-losses.js";
+import { type ReferenceOptions, withReference } from "./reference.js";
 import { rowLengths } from "./row-lengths.js";
 
 /** What an objective of a language model is made from. */
@@ -32,6 +33,8 @@ export interface ObjectiveContext {
   readonly packing?: PrepareOptions["packing"];
   /** The model as it was before its training, for objectives that stay near it. */
   readonly reference?: CausalLm | undefined;
+  /** Compute the reference's scores once, before the training; with a file they are kept there. Default: in every step. */
+  readonly referenceScores?: Pick<ReferenceOptions, "file" | "fingerprint" | "session"> | undefined;
   /** The model to learn from. */
   readonly teacher?: CausalLm | undefined;
 }
@@ -66,7 +69,7 @@ export interface ObjectiveEntry {
   readonly prepare: (
     context: ObjectiveContext,
     options: Readonly<Record<string, unknown>>,
-  ) => PreparedObjective;
+  ) => PreparedObjective | Promise<PreparedObjective>;
 }
 
 const TEXT: readonly Layout[] = ["text", "completion", "alpaca", "chat"];
@@ -98,7 +101,7 @@ function packed(
 }
 
 /** Objectives over answers that are judged. */
-function judged<E>(
+async function judged<E>(
   context: ObjectiveContext,
   tokenize: (rows: readonly Row[], tokenizer: Tokenizer, options: TokenizeOptions) => Judged<E>,
   rowsOf: (example: E) => readonly { readonly ids: Int32Array; readonly lossMask: Uint8Array }[],
@@ -106,8 +109,8 @@ function judged<E>(
     train: readonly E[];
     validation: readonly E[];
     lengths: readonly number[];
-  }) => Objective<CausalLm>,
-): PreparedObjective {
+  }) => Objective<CausalLm> | Promise<Objective<CausalLm>>,
+): Promise<PreparedObjective> {
   const { tokenizer, batchSize, length, tokens } = context;
   const options = { ...tokens, maxLength: length };
   const own = tokenize(context.train, tokenizer, options);
@@ -116,7 +119,7 @@ function judged<E>(
   const heldRows = held.flatMap(rowsOf);
   const lengths = rowLengths([...rows, ...heldRows], length);
   return {
-    objective: make({ train: own.examples, validation: held, lengths }),
+    objective: await make({ train: own.examples, validation: held, lengths }),
     examples: own.examples.length,
     rowTokens: rows.map(({ ids }) => ids.length),
     lengths,
@@ -153,11 +156,35 @@ const pairs = (
   options,
   needsReference,
   prepare: (context, own) =>
-    judged(context, tokenizePairs, sides, (data) => {
+    judged(context, tokenizePairs, sides, async (data) => {
       const { model, batchSize, padId, reference } = context;
-      return make(model, { ...own, ...data, batchSize, padId, ...(needsReference ? { reference } : {}) });
+      const plan = { ...own, batchSize, padId };
+      if (!needsReference || !reference) return make(model, { ...plan, ...data });
+      const scored = await scoredOnce(context, reference, data);
+      return make(model, { ...plan, ...scored, ...(context.referenceScores ? {} : { reference }) });
     }),
 });
+
+type Pairs = {
+  readonly train: readonly PairExample[];
+  readonly validation: readonly PairExample[];
+  readonly lengths: readonly number[];
+};
+
+/** Pairs with the reference's scores, where these are wanted before the training. */
+async function scoredOnce(
+  { referenceScores, batchSize, padId }: ObjectiveContext,
+  reference: CausalLm,
+  data: Pairs,
+): Promise<Pairs> {
+  if (!referenceScores) return data;
+  const { train, validation, lengths } = data;
+  const all = await withReference(reference, [...train, ...validation], {
+    ...{ batchSize, padId, lengths },
+    ...referenceScores,
+  });
+  return { lengths, train: all.slice(0, train.length), validation: all.slice(train.length) };
+}
 
 const entries: readonly ObjectiveEntry[] = [
   {
@@ -224,11 +251,11 @@ export const objectiveForLayout = (layout: Layout): string =>
  * An objective by name over rows, with options given as data. Throws `config-invalid` naming the option, or for a missing
  * reference or teacher, and what tokenizing throws.
  */
-export function prepareObjective(
+export async function prepareObjective(
   name: string,
   context: ObjectiveContext,
   options: Readonly<Record<string, unknown>> = {},
-): PreparedObjective {
+): Promise<PreparedObjective> {
   const entry = objectiveNamed(name);
   const parsed = entry.options.safeParse(options);
   if (!parsed.success) {
