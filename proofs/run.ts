@@ -4,10 +4,11 @@ import { join } from "node:path";
 import { dAdaptationProof } from "./d-adaptation.js";
 import { fastForwardProof } from "./fast-forward.js";
 import { loraProof } from "./lora.js";
+import { neuroadaProof } from "./neuroada.js";
 import { holds, type Proof } from "./proof.js";
 
 /** Every experiment; a new one is its file and one line here. */
-const proofs: readonly Proof[] = [loraProof(), dAdaptationProof(), fastForwardProof()];
+const proofs: readonly Proof[] = [loraProof(), dAdaptationProof(), fastForwardProof(), neuroadaProof()];
 
 const wanted = process.argv.slice(2);
 const unknown = wanted.find((name) => !proofs.some((proof) => proof.name === name));

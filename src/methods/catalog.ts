@@ -26,6 +26,7 @@ import { oftMethod } from "./orthogonal/oft.js";
 import { orthogonalAdaptationMethod } from "./orthogonal/orthogonal-adaptation.js";
 import { psoftMethod } from "./orthogonal/psoft.js";
 import { sodaMethod } from "./orthogonal/soda.js";
+import { neuroadaMethod } from "./sparse/neuroada.js";
 import { rosaMethod } from "./sparse/rosa.js";
 import { shiraMethod } from "./sparse/shira.js";
 import { c3aMethod } from "./spectral/c3a.js";
@@ -66,4 +67,5 @@ export const siteMethods = [
   deloraMethod,
   c3aMethod,
   roadMethod,
+  neuroadaMethod,
 ] as unknown as readonly Method<SiteConfig>[];

@@ -21,6 +21,8 @@ const CASES: readonly Case[] = [
   ["fourierft", { frequencies: 100 }, 100],
   ["waveft", { frequencies: 100 }, 100],
   ["shira", { rank: 3 }, 3 * (inn + out)],
+  ["neuroada", { connections: 3 }, 3 * out],
+  ["neuroada", { connections: 100 }, inn * out],
   ["loha", { rank: 4 }, 2 * 4 * (inn + out)],
   // 48 = 6 · 8, 32 = 4 · 8
   ["lokr", { rank: 2 }, 6 * 4 + 2 * (8 + 8)],

@@ -13,6 +13,7 @@ import type {
   TensorSpec,
   TensorValues,
 } from "../method.js";
+import { largest } from "./places.js";
 
 const schema = siteConfigSchema.extend({
   rank: z.number().int().min(0).default(8).describe("rank r of the low-rank part; 0: sparse alone (SpA)"),
@@ -136,19 +137,13 @@ function chooseMasks({ config, sites }: HookContext<RosaConfig>): TrainingHooks 
       if (step !== maskAfter + maskGrads) return;
       for (const [site, sum] of scores) {
         const places = site.tensors.rosa_places?.tensor.data as BigInt64Array;
-        places.set(largest(sum, places.length));
+        largest(sum, places.length).forEach((place, at) => {
+          places[at] = BigInt(place);
+        });
       }
       scores.clear();
     },
   };
-}
-
-/** Positions of the `count` numbers of largest magnitude, ascending. */
-function largest(numbers: Float64Array, count: number): BigInt64Array {
-  const order = Uint32Array.from(numbers.keys()).sort(
-    (a, b) => Math.abs(numbers[b] as number) - Math.abs(numbers[a] as number) || a - b,
-  );
-  return BigInt64Array.from(order.subarray(0, count).sort(), BigInt);
 }
 
 /**
