@@ -3,6 +3,7 @@ import { dataCheckSchema, dataShowSchema, dataSplitSchema } from "./config/data-
 import { configExplainSchema, configShowSchema } from "./config/inspection.js";
 import { predictSchema } from "./config/predict-schema.js";
 import {
+  compareSchema,
   convertSchema,
   evalSchema,
   exportSchema,
@@ -79,6 +80,15 @@ export const commands: readonly Command[] = [
     schema: mergeSchema,
     example: "tunesmith merge --model MODEL --adapter adapter --out merged",
     run: async (options, context) => (await import("./commands/merge.js")).runMerge(options, context),
+  }),
+  command({
+    name: "compare",
+    summary: "train several methods in the same way: what each costs and brings, as a table and a chart",
+    configFile: true,
+    schema: compareSchema,
+    example:
+      "tunesmith compare --model MODEL --data notes.jsonl --methods lora,vera,ia3 --steps 200 --out comparison",
+    run: async (options, context) => (await import("./commands/compare.js")).runCompare(options, context),
   }),
   command({
     name: "convert",
