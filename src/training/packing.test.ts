@@ -34,11 +34,16 @@ function documents(seed: number): TokenizedExample[] {
 }
 
 /** Loss and gradients of all documents as one update. */
-async function gradients(base: CausalLm, rows: readonly TokenizedExample[], strategy: "ffd" | "sequential" | "none") {
+async function gradients(
+  base: CausalLm,
+  rows: readonly TokenizedExample[],
+  strategy: "ffd" | "sequential" | "none",
+) {
   const model = await adapt(base, lora({ rank: 2, alpha: 8, targets: "all-linear" }));
   // Not at its start, where half of the gradients are zero.
   for (const { tensor, trainable } of model.parameters.values())
-    if (trainable) for (let at = 0; at < tensor.data.length; at++) tensor.data[at] = Math.sin(at + 1) / 8;
+    if (trainable)
+      (tensor.data as Float32Array).forEach((_, at, all) => all.fill(Math.sin(at + 1) / 8, at, at + 1));
   const plan = { batchSize: BATCH, lengths: [LENGTH], padId: 0 };
   const packs = packExamples(rows, { length: LENGTH, strategy });
   const batches: StepBatch[] = [...nextTokenBatches(packs, plan)];
@@ -83,9 +88,12 @@ describe.each(FAMILIES)("%s", (name) => {
   });
 });
 
-test.each(["gpt2", "mistral", "gemma2"])("%s from an ONNX file keeps packed documents apart", async (name) => {
-  const { path } = await exportOnnx(await loadFolder(FIXTURE(name)), join(folder, name));
-  const imported = (await loadModel(path)) as CausalLm;
-  expect(imported.packable).not.toBe(false);
-  await expectNoLeak(imported, 3);
-});
+test.each(["gpt2", "mistral", "gemma2"])(
+  "%s from an ONNX file keeps packed documents apart",
+  async (name) => {
+    const { path } = await exportOnnx(await loadFolder(FIXTURE(name)), join(folder, name));
+    const imported = (await loadModel(path)) as CausalLm;
+    expect(imported.packable).not.toBe(false);
+    await expectNoLeak(imported, 3);
+  },
+);
