@@ -29,6 +29,8 @@ import peft
 import torch
 import torch.nn.functional as F
 from peft import LoraConfig, PeftModel, get_peft_model
+from peft.tuners.c3a import layer as c3a_layer
+from peft.tuners.c3a import utils as c3a_utils
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 
@@ -102,7 +104,7 @@ TUNERS = {
     "waveft": ("WaveFTConfig", dict(n_frequency=120, random_loc_seed=5)),
     "waveft-plain": ("WaveFTConfig", dict(n_frequency=90, use_idwt=False)),
     "shira": ("ShiraConfig", dict(r=2, random_seed=3)),
-    "hira": ("HiraConfig", dict(r=3, rank_pattern={"down_proj": 2})),
+    "hira": ("HiraConfig", dict(r=3)),
     "hira-embedding": ("HiraConfig", dict(r=3, target_modules=["embed_tokens", "v_proj"])),
     "miss": ("MissConfig", dict(r=7)),
     "miss-bat": ("MissConfig", dict(r=8, init_weights="bat")),
@@ -121,6 +123,18 @@ TUNERS = {
 GPT2_TUNERS = {
     "ia3": dict(target_modules=["c_attn", "mlp.c_proj"], feedforward_modules=["mlp.c_proj"]),
 }
+
+
+class Circular:
+    """C3A's convolution with PyTorch's own derivative: the gradient by its input that PEFT 0.20 writes out is wrong."""
+
+    @staticmethod
+    def apply(x, kernel):
+        return F.linear(x, c3a_utils.get_circulant_fast(kernel))
+
+
+c3a_layer.BlockCircularConvolution = Circular
+
 # Noise for tuners whose numbers must stay small (a series that converges, logarithms of variances).
 SMALL = {"oft": 0.02, "oft-exact": 0.1, "oft-number": 0.1, "oft-shared": 0.02}
 

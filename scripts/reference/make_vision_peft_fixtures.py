@@ -41,6 +41,7 @@ CASES = {
                                               target_modules=["convolution"])),
     "resnet-adalora": ("resnet-basic", dict(kind="AdaLoraConfig", init_r=3, lora_alpha=20, total_step=9,
                                             target_modules=["convolution"])),
+    "resnet-hira": ("resnet-basic", dict(kind="HiraConfig", r=3, target_modules=["convolution"])),
     "resnet-lokr": ("resnet", dict(kind="LoKrConfig", r=1, target_modules=["convolution"])),
     "resnet-lokr-taps": ("resnet-basic", dict(kind="LoKrConfig", r=1, use_effective_conv2d=True, decompose_both=True,
                                               target_modules=["convolution"])),

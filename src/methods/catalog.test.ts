@@ -32,6 +32,12 @@ const OPTIONS: Readonly<Record<string, Readonly<Record<string, unknown>>>> = {
   waveft: { frequencies: 40 },
   neuroada: { connections: 2 },
   shira: { rank: 2 },
+  hira: { rank: 4 },
+  miss: { rank: 6 },
+  gralora: { rank: 4, hybridRank: 1 },
+  delora: { rank: 2 },
+  c3a: { blockSize: 8 },
+  road: { groupSize: 8 },
   loha: { rank: 2 },
   lokr: { rank: 1 },
 };
