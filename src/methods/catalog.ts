@@ -1,6 +1,7 @@
 import { adaloraMethod } from "./lowrank/adalora.js";
 import { deloraMethod } from "./lowrank/delora.js";
 import { dynamicDoraMethod } from "./lowrank/dora-dynamic.js";
+import { elaloraMethod } from "./lowrank/elalora.js";
 import { gloraMethod } from "./lowrank/glora.js";
 import { graloraMethod } from "./lowrank/gralora.js";
 import { hiraMethod } from "./lowrank/hira.js";
@@ -12,6 +13,7 @@ import { lokrMethod } from "./lowrank/lokr.js";
 import { lolduMethod } from "./lowrank/loldu.js";
 import { loraMethod } from "./lowrank/lora.js";
 import { lormaMethod } from "./lowrank/lorma.js";
+import { mapOver } from "./lowrank/map.js";
 import { missMethod } from "./lowrank/miss.js";
 import { pveraMethod } from "./lowrank/pvera.js";
 import { uoraMethod } from "./lowrank/uora.js";
@@ -33,8 +35,8 @@ import { c3aMethod } from "./spectral/c3a.js";
 import { fourierftMethod } from "./spectral/fourierft.js";
 import { waveftMethod } from "./spectral/waveft.js";
 
-/** Every method that reparametrises sites; a new one is its file and one line here. */
-export const siteMethods = [
+/** A new method is its file and one line here. */
+const methods = [
   loraMethod,
   veraMethod,
   pveraMethod,
@@ -58,14 +60,21 @@ export const siteMethods = [
   lokrMethod,
   adaloraMethod,
   gloraMethod,
+  elaloraMethod,
   fourierftMethod,
   waveftMethod,
   shiraMethod,
+  neuroadaMethod,
   hiraMethod,
   missMethod,
   graloraMethod,
   deloraMethod,
   c3aMethod,
   roadMethod,
-  neuroadaMethod,
 ] as unknown as readonly Method<SiteConfig>[];
+
+/** MAP over those of them that add to the weight. */
+export const mapMethod = mapOver(methods.filter(({ additive }) => additive));
+
+/** Every method that reparametrises sites. */
+export const siteMethods = [...methods, mapMethod] as unknown as readonly Method<SiteConfig>[];

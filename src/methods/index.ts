@@ -53,6 +53,7 @@ export { kroneckerSizes, type LokrConfig, lokr, lokrMethod } from "./lowrank/lok
 export { type LolduConfig, loldu, lolduMethod } from "./lowrank/loldu.js";
 export { type LoraConfig, lora, loraMethod } from "./lowrank/lora.js";
 export { type LormaConfig, lorma, lormaMethod } from "./lowrank/lorma.js";
+export { type MapConfig, type MapOptions, map, mapOver } from "./lowrank/map.js";
 export { type MissConfig, miss, missMethod } from "./lowrank/miss.js";
 export { type PveraConfig, pvera, pveraMethod } from "./lowrank/pvera.js";
 export { movesAt, ranksOf } from "./lowrank/rank-moves.js";

@@ -186,6 +186,14 @@ export interface Method<Config extends SiteConfig> {
   needs?(config: Config): readonly Statistic[];
   /** W' from W `[out, in]` at full strength; what merging computes. W itself when the tensors are at their start. */
   weight(weight: Value, tensors: TensorValues, site: SiteShape, config: Config): Value;
+  /** Whether W' − W does not depend on W with this configuration; then `map` can wrap it. Default: it may. */
+  additive?(config: Config): boolean;
+  /** A `[r, in]` and B `[out, r]` with W' = W + B·A, where it is such an update: what `exportLora` writes. */
+  factors?(
+    tensors: TensorValues,
+    site: SiteShape,
+    config: Config,
+  ): { readonly a: Value; readonly b: Value } | undefined;
   /**
    * What it adds to the bias `[out]` at full strength, if anything; `bias`, if any, and `weight` `[out, in]` are those below
    * this adapter.

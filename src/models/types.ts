@@ -97,6 +97,8 @@ export interface StepInfo {
   /** The optimiser's at this update, its schedule applied. */
   readonly learningRate: number;
   readonly params: ReadonlyMap<string, Float32Array>;
+  /** Clears the moments that the optimiser keeps of a parameter, or of some of its entries. Absent outside a run of `fit`. */
+  readonly forget?: (name: string, entries?: Iterable<number>) => void;
 }
 
 /** What a method does besides being a graph: schedules, masks, ranks, selections that follow the training. */

@@ -1,8 +1,8 @@
 import { z } from "zod";
 import { ops, type Value } from "../../graph/index.js";
-import { identityMatrix } from "../algebra.js";
 import { parseConfig, siteConfigSchema } from "../config.js";
 import type { Adaptation, Method, SiteShape, TensorSpec, TensorValues } from "../method.js";
+import { orthonormalPenalty } from "./orthonormal.js";
 import { allocateRanks } from "./rank-allocation.js";
 
 const count = z.number().int().min(0);
@@ -58,12 +58,6 @@ const isEmpty = ({ lora_E: e }: TensorValues): boolean => e?.shape[0] === 0;
 /** PEFT's scale, which counts the rank at the start, also of modules that lost some. */
 const scaleOf = ({ alpha, initRank }: AdaloraConfig): number => alpha / (initRank + 1e-5);
 
-/** ‖M − I‖ of a Gram matrix. */
-const departure = (gram: Value): Value =>
-  ops.sqrt(
-    ops.reduceSum(ops.square(ops.sub(gram, identityMatrix(gram.shape[0] as number))), undefined, false),
-  );
-
 /** AdaLoRA (arXiv 2303.10512): W' = W + s·B·diag(e)·A, an SVD in shape, whose least important triplets are taken away while it trains. */
 export const adaloraMethod = {
   name: "adalora",
@@ -72,6 +66,11 @@ export const adaloraMethod = {
   schema,
   kinds: ["linear", "conv"],
   tensors,
+  additive: () => true,
+  factors(values, _, config) {
+    const { lora_A: a, lora_B: b, lora_E: e } = values as Record<string, Value>;
+    return { a: ops.mul(a as Value, e as Value), b: ops.mul(b as Value, scaleOf(config)) };
+  },
   weight(weight, values, _, config) {
     if (isEmpty(values)) return weight;
     const { lora_A: a, lora_B: b, lora_E: e } = values as Record<string, Value>;
@@ -84,20 +83,11 @@ export const adaloraMethod = {
     const factor = perFeature(ops.mul(ops.squeeze(e as Value, 1), gate));
     return mix(ops.mul(apply(input, a as Value), factor), b as Value, { onto: y, alpha: scaleOf(config) });
   },
-  penalty(sites, { orthogonality }) {
-    if (orthogonality === 0) return undefined;
-    const terms = sites.flatMap(({ tensors: values }) => {
-      if (isEmpty(values)) return [];
-      const [a, b] = [values.lora_A as Value, values.lora_B as Value];
-      return [
-        departure(ops.gemm(a, a, undefined, { transB: true })),
-        departure(ops.gemm(b, b, undefined, { transA: true })),
-      ];
-    });
-    if (terms.length === 0) return undefined;
-    const sum = terms.reduce((left, right) => ops.add(left, right));
-    return ops.mul(sum, orthogonality / (2 * sites.length));
-  },
+  penalty: (sites, { orthogonality }) =>
+    orthonormalPenalty(
+      sites.flatMap(({ tensors: values }) => (isEmpty(values) ? [] : [values])),
+      orthogonality / (2 * sites.length),
+    ),
   hooks: allocateRanks,
 } satisfies Method<AdaloraConfig>;
 

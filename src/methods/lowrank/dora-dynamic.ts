@@ -60,6 +60,10 @@ export const dynamicDoraMethod = {
       lora_c: { shape: [r], trainable: true, init: () => new Float32Array(r) },
     };
   },
+  additive: () => true,
+  factors({ lora_A: a, lora_B: b, lora_c: c }, _, config) {
+    return { a: a as Value, b: ops.mul(b as Value, ops.mul(c as Value, config.alpha / startRank(config))) };
+  },
   weight(weight, { lora_A: a, lora_B: b, lora_c: c }, _, config) {
     const left = ops.mul(b as Value, c as Value);
     return ops.gemm(left, a as Value, weight, { alpha: config.alpha / startRank(config) });

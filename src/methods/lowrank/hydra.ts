@@ -77,6 +77,7 @@ export const hydraMethod = {
     ...branch("par", config.parallelRank, site.inFeatures, site.outFeatures, config),
     ...branch("seq", config.sequentialRank, site.outFeatures, site.outFeatures, config),
   }),
+  additive: ({ sequentialRank }) => sequentialRank === 0,
   weight(weight, values, _, { scale }) {
     const { hydra_par_A: pa, hydra_par_B: pb, hydra_seq_A: sa, hydra_seq_B: sb } = values;
     const parallel = pa && pb ? ops.gemm(pb, pa, weight, { alpha: scale }) : weight;

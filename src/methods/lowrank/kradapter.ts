@@ -49,6 +49,7 @@ export const kradapterMethod = {
       },
     };
   },
+  additive: () => true,
   weight: (weight, values, site, config) => ops.add(weight, update(values, site, config)),
 } satisfies Method<KradapterConfig>;
 

@@ -62,6 +62,7 @@ export const lohaMethod = {
   schema,
   kinds: ["linear", "conv"],
   tensors,
+  additive: () => true,
   weight: (weight, values, site, config) => ops.add(weight, delta(values, site, config)),
   forward(call, config) {
     if (!drops(call, config)) return undefined;

@@ -109,6 +109,7 @@ export const lokrMethod = {
   schema,
   kinds: ["linear", "conv"],
   tensors,
+  additive: () => true,
   weight(weight, values, site, config) {
     const { w1, w2 } = factors(values, site, config);
     return ops.add(weight, kronecker(w1, w2));

@@ -68,6 +68,7 @@ export const lolduMethod = {
   schema,
   kinds: ["linear", "conv"],
   tensors,
+  additive: () => true,
   weight(weight, values, _, { scale }) {
     const moved = ops.sub(values.loldu_z as Value, values.loldu_start as Value);
     const left = ops.mul(values.loldu_L as Value, moved);

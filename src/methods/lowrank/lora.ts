@@ -117,6 +117,12 @@ export const loraMethod = {
   kinds: ["linear", "embedding", "conv"],
   tensors,
   needs: ({ init }) => loraInitNeeds(init as LoraInit),
+  additive: ({ dora }) => !dora,
+  factors(values, site, config) {
+    if (config.dora || site.kind === "embedding") return undefined;
+    const { a, b } = factors(values, site);
+    return { a, b: ops.mul(b, loraScale(site.path, config).scale) };
+  },
   weight(weight, values, site, config) {
     const v = additive(weight, values, site, config);
     const magnitude = values.lora_magnitude_vector;

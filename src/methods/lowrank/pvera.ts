@@ -53,6 +53,7 @@ export const pveraMethod = {
       init: () => new Float32Array(2 * rank).fill(dInitial),
     },
   }),
+  additive: () => true,
   weight(weight, values, site, config) {
     const { means, b, dMean } = parts(values, site, config);
     const scaled = ops.mul(means, ops.unsqueeze(dMean, 1));

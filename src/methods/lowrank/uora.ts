@@ -57,6 +57,7 @@ export const uoraMethod = {
     uora_b: { shape: [site.outFeatures], trainable: true, init: () => new Float32Array(site.outFeatures) },
     uora_d: { shape: [rank], trainable: true, init: () => new Float32Array(rank).fill(dInitial) },
   }),
+  additive: () => true,
   weight(weight, values) {
     const left = ops.mul(ops.unsqueeze(values.uora_b as Value, 1), values.uora_B as Value);
     return ops.gemm(ops.mul(left, values.uora_d as Value), values.uora_A as Value, weight);

@@ -42,6 +42,8 @@ export const veraMethod = {
     },
     vera_lambda_d: { shape: [rank], trainable: true, init: () => new Float32Array(rank).fill(dInitial) },
   }),
+  additive: () => true,
+  factors,
   weight(weight, values, site) {
     const { a, b } = factors(values, site);
     return ops.gemm(b, a, weight);

@@ -36,6 +36,7 @@ export {
   createState,
   type FlatOptimizerState,
   flattenOptimizerState,
+  forgetMoments,
   parameterOf,
   restoreOptimizerState,
   restoreParams,

@@ -69,6 +69,24 @@ const missingSlot = (slot: string, name: string): TunesmithError =>
     details: { slot, name },
   });
 
+/** Slots that remember past gradients. */
+const MOMENTS = ["mu", "nu", "nuMax", "mean", "trace", "momentum"];
+
+/**
+ * Sets the moments of a parameter, or of some of its entries, to zero: for numbers that were replaced. Slots of another shape
+ * (factored, 8-bit) and averages of weights are left alone.
+ */
+export function forgetMoments(state: OptimizerState, name: string, entries?: Iterable<number>): void {
+  const chosen = entries && [...entries];
+  visit(state, "", (_, { slots }) => {
+    for (const slot of MOMENTS) {
+      const data = slots[slot]?.get(name);
+      if (!chosen) data?.fill(0);
+      else for (const at of chosen) if (data && at < data.length) data[at] = 0;
+    }
+  });
+}
+
 /** The value of a scalar of the state. */
 export function scalarOfState(state: OptimizerState, key: string): number {
   const value = state.scalars[key];
