@@ -9,7 +9,7 @@ import {
 } from "../src/methods/index.js";
 import { frozenTensor, runModel, type TensorModel } from "../src/models/index.js";
 import { rng } from "../src/runtime/index.js";
-import { tensor, toFloat32 } from "../src/tensor/index.js";
+import { type Tensor, tensor, toFloat32 } from "../src/tensor/index.js";
 import {
   adam,
   classification,
@@ -137,11 +137,11 @@ export interface TuneOptions {
 /** Trains what the model lets be trained, in place; gives the loss of every step. */
 export async function tune(
   model: TensorModel,
-  points: Points,
+  data: Points | ExampleSource,
   { steps, lr, batchSize = 64, seed = 0, optimizer, loss = classification() }: TuneOptions,
 ): Promise<number[]> {
   const losses: number[] = [];
-  const objective = tensorObjective(model, { train: sourceOf(points), batchSize, loss });
+  const objective = tensorObjective(model, { train: "at" in data ? data : sourceOf(data), batchSize, loss });
   await fit(objective, {
     steps,
     seed,
@@ -167,11 +167,11 @@ export async function pretrain(
 export async function adapted<C extends SiteConfig>(
   model: TensorModel,
   adaptation: Adaptation<C>,
-  points: Points,
+  data: Points | ExampleSource,
   options: TuneOptions,
 ): Promise<Adapted<TensorModel>> {
   const own = await adapt(model, adaptation, { seed: options.seed ?? 0 });
-  await tune(own, points, options);
+  await tune(own, data, options);
   return own;
 }
 
@@ -190,6 +190,13 @@ export async function accuracy(model: TensorModel, points: Points): Promise<numb
     return own.every((score, at) => at === label || score < Number(own[label]));
   });
   return right.length / points.labels.length;
+}
+
+/** A live tensor of the model's adapter, of one module: int64 or float32. */
+export function liveTensor(model: Adapted<TensorModel>, path: string, key: string): Tensor {
+  const found = model.adapters.get("default")?.sites.get(path)?.tensors[key];
+  if (!found) throw new Error(`no ${key} at ${path}`);
+  return found.tensor;
 }
 
 /** Numbers of a constant weight, as they lie in the model. */

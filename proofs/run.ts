@@ -6,9 +6,16 @@ import { fastForwardProof } from "./fast-forward.js";
 import { loraProof } from "./lora.js";
 import { neuroadaProof } from "./neuroada.js";
 import { holds, type Proof } from "./proof.js";
+import { rosaProof } from "./rosa.js";
 
 /** Every experiment; a new one is its file and one line here. */
-const proofs: readonly Proof[] = [loraProof(), dAdaptationProof(), fastForwardProof(), neuroadaProof()];
+const proofs: readonly Proof[] = [
+  loraProof(),
+  dAdaptationProof(),
+  fastForwardProof(),
+  neuroadaProof(),
+  rosaProof(),
+];
 
 const wanted = process.argv.slice(2);
 const unknown = wanted.find((name) => !proofs.some((proof) => proof.name === name));
