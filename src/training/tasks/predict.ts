@@ -17,7 +17,7 @@ import { type ExampleSource, type TensorExample, tensorObjective } from "../tens
 import { forecastSizes, forecastWindow, type SeriesScale } from "./forecast.js";
 import { audioReader, type ImageOptions, imageReader } from "./media-examples.js";
 import { textLength } from "./objective-for.js";
-import { frameOf, pairInputs, piecesOf, textInputs, textReader, tokenInputs } from "./text-rows.js";
+import { pairInputs, piecesOf, textInputs, textReader, tokenInputs } from "./text-rows.js";
 
 export interface PredictOptions extends Pick<ImageOptions, "processor"> {
   readonly batchSize: number;
@@ -202,8 +202,8 @@ async function tagged(
   rows: readonly Row[],
   options: PredictOptions,
 ): Promise<Prediction[]> {
-  const { tokenizer, maxLength } = textReader(model, textLength(model, options.length));
-  const { before, after } = frameOf(tokenizer);
+  const { tokenizer, maxLength, frame } = textReader(model, textLength(model, options.length));
+  const { before, after } = frame;
   const words = rows.map((row, at) =>
     row.kind === "tags"
       ? (row as TagsRow).tokens

@@ -14,7 +14,7 @@ import { hashWords } from "../hash.js";
 import type { ExampleSource, TensorExample } from "../tensor-objective.js";
 import { classIndex } from "./labels.js";
 import { type MaskOptions, maskedIds } from "./masking.js";
-import { frameOf, pairInputs, piecesOf, type TextReader, textInputs, tokenInputs } from "./text-rows.js";
+import { pairInputs, piecesOf, type TextReader, textInputs, tokenInputs } from "./text-rows.js";
 import { IGNORED } from "./tokens.js";
 
 const scalar = (value: number) => tensor("int64", [], [value]);
@@ -100,8 +100,8 @@ export const numberExamples = (rows: readonly ClassificationRow[], reader: TextR
 
 /** Words with a tag each: the tag is learnt at a word's first piece. */
 export function tagExamples(rows: readonly TagsRow[], reader: TextReader): ExampleSource {
-  const { model, tokenizer, maxLength } = reader;
-  const { before, after } = frameOf(tokenizer);
+  const { model, tokenizer, maxLength, frame } = reader;
+  const { before, after } = frame;
   const room = maxLength - before.length - after.length;
   return exampleList(
     rows.map(({ tokens, tags }) => {
@@ -152,8 +152,8 @@ export function maskedExamples(
   reader: TextReader,
   options: MaskOptions & { readonly seed?: number | undefined } = {},
 ): ExampleSource {
-  const { model, tokenizer, maxLength } = reader;
-  const { before, after } = frameOf(tokenizer);
+  const { model, tokenizer, maxLength, frame } = reader;
+  const { before, after } = frame;
   const room = maxLength - before.length - after.length;
   const blocks = rows.flatMap(({ text }) => {
     const ids = tokenizer.encode(text, { addSpecialTokens: false });

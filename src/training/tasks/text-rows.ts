@@ -8,6 +8,14 @@ export interface TextReader {
   readonly tokenizer: Tokenizer;
   /** Tokens of a row at most. */
   readonly maxLength: number;
+  /** What the tokenizer puts around a text. */
+  readonly frame: Frame;
+}
+
+/** Tokens before and after a text. */
+export interface Frame {
+  readonly before: readonly number[];
+  readonly after: readonly number[];
 }
 
 /** Tokens per row at most, as far as the config says; infinity where it does not. */
@@ -25,7 +33,7 @@ export function textReader(model: TensorModel, maxLength: number): TextReader {
       fix: "put its tokenizer files (tokenizer.json, vocab.txt, ...) beside the model",
     });
   }
-  return { model, tokenizer, maxLength: Math.min(maxLength, longestText(model)) };
+  return { model, tokenizer, maxLength: Math.min(maxLength, longestText(model)), frame: frameOf(tokenizer) };
 }
 
 const int64 = (values: ArrayLike<number>): Tensor => tensor("int64", [values.length], Array.from(values));
@@ -49,29 +57,17 @@ export function tokenInputs(
 }
 
 /** A text as a row, cut in front of the tokens that end it. */
-export function textInputs(
-  { model, tokenizer, maxLength }: TextReader,
-  text: string,
-): Record<string, Tensor> {
-  return tokenInputs(model, cut(tokenizer, tokenizer.encode(text), maxLength));
-}
-
-function cut(tokenizer: Tokenizer, ids: Int32Array, most: number): Int32Array {
-  if (ids.length <= most) return ids;
-  const end = trailing(tokenizer, ids);
-  return Int32Array.of(...ids.subarray(0, most - end), ...ids.subarray(ids.length - end));
-}
-
-/** Special tokens at the end. */
-function trailing({ specialIds }: Tokenizer, ids: Int32Array): number {
-  let count = 0;
-  while (count < ids.length && specialIds.has(ids[ids.length - 1 - count] as number)) count++;
-  return count;
+export function textInputs(reader: TextReader, text: string): Record<string, Tensor> {
+  const { model, tokenizer, maxLength, frame } = reader;
+  const ids = tokenizer.encode(text);
+  if (ids.length <= maxLength) return tokenInputs(model, ids);
+  const end = ids.length - frame.after.length;
+  return tokenInputs(model, [...ids.subarray(0, maxLength - frame.after.length), ...ids.subarray(end)]);
 }
 
 /** Two texts as a row; where they are too long, the longer one is cut. */
 export function pairInputs(reader: TextReader, first: string, second: string): Record<string, Tensor> {
-  const { model, tokenizer, maxLength } = reader;
+  const { model, tokenizer, maxLength, frame } = reader;
   const { ids, typeIds } = tokenizer.encodePair(first, second);
   const over = ids.length - maxLength;
   if (over <= 0) return tokenInputs(model, ids, typeIds);
@@ -83,7 +79,7 @@ export function pairInputs(reader: TextReader, first: string, second: string): R
     sizes[at]--;
     lost[at]++;
   }
-  const ends = [leading(tokenizer, ids) + bare(first), ids.length - trailing(tokenizer, ids)] as const;
+  const ends = [frame.before.length + bare(first), ids.length - frame.after.length] as const;
   const kept = Array.from(ids.keys()).filter((at) =>
     ends.every((end, text) => at < end - (lost[text] as number) || at >= end),
   );
@@ -94,22 +90,12 @@ export function pairInputs(reader: TextReader, first: string, second: string): R
   );
 }
 
-/** Special tokens at the beginning. */
-function leading({ specialIds }: Tokenizer, ids: Int32Array): number {
-  const first = ids.findIndex((id) => !specialIds.has(id));
-  return first < 0 ? ids.length : first;
-}
-
-/** What stands around a text. */
-export function frameOf(tokenizer: Tokenizer): {
-  readonly before: readonly number[];
-  readonly after: readonly number[];
-} {
-  const ids = tokenizer.encode("a");
-  return {
-    before: [...ids.subarray(0, leading(tokenizer, ids))],
-    after: [...ids.subarray(ids.length - trailing(tokenizer, ids))],
-  };
+/** What stands around a text; unknown words are special tokens too, so the text itself is looked for. */
+function frameOf(tokenizer: Tokenizer): Frame {
+  const whole = [...tokenizer.encode("a")];
+  const bare = [...tokenizer.encode("a", { addSpecialTokens: false })];
+  const start = whole.findIndex((_, at) => bare.every((id, place) => whole[at + place] === id));
+  return { before: whole.slice(0, start), after: whole.slice(start + bare.length) };
 }
 
 /** Pieces of words as they stand in a text, word by word. */
