@@ -4,7 +4,7 @@ import { type Model, nearest } from "../models/index.js";
 import { type AdaptOptions, adapt } from "./adapt.js";
 import { siteMethods } from "./catalog.js";
 import { unfreeze } from "./full.js";
-import type { Method, SiteConfig } from "./method.js";
+import type { Method, SiteConfig, Statistic } from "./method.js";
 
 /** A method under its name: what a configuration file, a command line or a table knows about it. */
 export interface MethodEntry {
@@ -18,6 +18,8 @@ export interface MethodEntry {
   /** What it leaves behind: an adapter folder, or a whole model. */
   readonly result: "adapter" | "model";
   readonly options: z.ZodObject;
+  /** Statistics of data that it starts from with these options; see `calibrate`. */
+  needs(options: Readonly<Record<string, unknown>>): readonly Statistic[];
   /** Makes the model trainable by this method; `options` are checked. */
   apply<M extends Model>(model: M, options: Readonly<Record<string, unknown>>, how: AdaptOptions): Promise<M>;
 }
@@ -31,6 +33,10 @@ const ofSites = <Config extends SiteConfig>(method: Method<Config>): MethodEntry
   result: "adapter",
   // Every method's schema is an object.
   options: method.schema as unknown as z.ZodObject,
+  needs(options) {
+    const parsed = method.schema.safeParse(options);
+    return parsed.success ? (method.needs?.(parsed.data) ?? []) : [];
+  },
   apply: (model, options, how) => adapt(model, { method, config: options as Config }, how),
 });
 
@@ -46,6 +52,7 @@ const full: MethodEntry = {
       .optional()
       .describe("weights to train: a regular expression searched in their names; default: all"),
   }),
+  needs: () => [],
   apply: (model, options) => unfreeze(model, options as { select?: string }),
 };
 

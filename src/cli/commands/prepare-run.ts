@@ -2,10 +2,13 @@ import { type Layout, paddingId, type Row, splitDataset } from "../../data/index
 import { TunesmithError } from "../../errors/index.js";
 import {
   applyMethod,
+  type Calibration,
+  calibrate,
   fingerprint,
   fingerprintHash,
   isAdapted,
   isUnfrozen,
+  methodDefaults,
   methodNamed,
   setActive,
 } from "../../methods/index.js";
@@ -97,19 +100,26 @@ async function prepareLanguage(
     });
   }
   const teacher = config.teacher === undefined ? undefined : await openModel(config.teacher, ui, signal);
-  const model = await applyMethod(base, config.method, methodOptions(config), { seed: config.seed });
   const bar = ui.progress("tokenizing", train.length);
   const onProgress = (done: number) => bar.update(Math.min(done, train.length));
   const { batchSize } = config;
-  const context = {
-    ...{ model, tokenizer, train, validation, batchSize, length, teacher },
-    padId: paddingId(tokenizer),
-    tokens: { ...tokenizeOptions(config), onProgress },
-    packing: packingFor(base, config.packing),
-    reference: entry.needsReference ? referenceOf(model) : undefined,
-    referenceScores: await scoresOf(base, name, config),
-  };
-  const prepared = await prepareObjective(name, context, config.objectiveOptions).finally(bar.stop);
+  const referenceScores = await scoresOf(base, name, config);
+  const prepare = (model: CausalLm, reference: CausalLm | undefined) =>
+    prepareObjective(
+      name,
+      {
+        ...{ model, tokenizer, train, validation, batchSize, length, teacher, referenceScores },
+        padId: paddingId(tokenizer),
+        tokens: { ...tokenizeOptions(config), onProgress },
+        packing: packingFor(base, config.packing),
+        reference: entry.needsReference ? reference : undefined,
+      },
+      config.objectiveOptions,
+    ).finally(bar.stop);
+  const calibration = await calibrationFor(config, async () => (await prepare(base, base)).objective);
+  const how = { seed: config.seed, calibration };
+  const model = await applyMethod(base, config.method, methodOptions(config), how);
+  const prepared = await prepare(model, referenceOf(model));
   if (prepared.truncated > 0)
     ui.note(`${prepared.truncated} examples were cut or left out at ${length} tokens (--length)`);
   if (prepared.eosMissing) ui.note("the tokenizer has no end-of-sequence token: documents have no end mark");
@@ -130,6 +140,26 @@ async function prepareLanguage(
     described: `${formatCount(tokens)} tokens in ${prepared.rowTokens.length} rows of ${lengths}`,
     heldOut: heldOutTokens > 0 ? `${formatCount(heldOutTokens)} tokens` : "nothing",
   });
+}
+
+/** What a method that starts from data is given: statistics of the base over the training data. */
+export async function calibrationFor(
+  config: RunConfig,
+  objective: () => Promise<Objective>,
+): Promise<Calibration | undefined> {
+  const statistics = methodNamed(config.method).needs(methodOptions(config));
+  if (statistics.length > 0) {
+    const { seed, calibrate: batches = 16 } = config;
+    return calibrate(await objective(), { statistics, batches, seed, session: sessionOf(config) });
+  }
+  if (config.calibrate === undefined) return undefined;
+  throw new TunesmithError(
+    "config-invalid",
+    `--calibrate does nothing: ${config.method} does not start from data`,
+    {
+      fix: "leave it out, or choose a start that does, such as --init corda",
+    },
+  );
 }
 
 /** Where the reference's scores are kept, when that is asked for. */
@@ -238,9 +268,11 @@ function optimizerOf(config: TrainConfig, totalSteps: number, model: Model): Opt
   const rise = warmup >= 1 ? { warmupSteps: Math.round(warmup) } : warmup > 0 ? { warmupRatio: warmup } : {};
   const described = { ...rise, ...config.scheduleOptions, type: config.schedule, totalSteps };
   const names = [...model.parameters.values()].filter(({ trainable }) => trainable).map(({ name }) => name);
+  // What was found best for the method holds for AdamW's kind of step.
+  const usual = config.optimizer === "adamw" ? methodDefaults[config.method]?.lr : undefined;
   const options = {
     maxGradNorm,
-    ...(lr === undefined ? {} : { lr }),
+    ...((lr ?? usual) === undefined ? {} : { lr: lr ?? usual }),
     ...(weightDecay === undefined ? {} : { weightDecay }),
     ...config.optimizerOptions,
   };

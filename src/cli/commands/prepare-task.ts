@@ -1,11 +1,19 @@
 import type { Layout } from "../../data/index.js";
 import { type Row, readSeries } from "../../data/index.js";
-import { applyMethod, methodNamed } from "../../methods/index.js";
+import { applyMethod, type Calibration, methodNamed } from "../../methods/index.js";
 import type { Model, TensorModel } from "../../models/index.js";
 import { objectiveFor, type TaskOptions, textLength } from "../../training/index.js";
 import type { Context } from "../command.js";
 import { formatCount, type Ui } from "../ui.js";
-import { type Found, finish, methodOptions, type Prepared, type RunConfig, readRows } from "./prepare-run.js";
+import {
+  calibrationFor,
+  type Found,
+  finish,
+  methodOptions,
+  type Prepared,
+  type RunConfig,
+  readRows,
+} from "./prepare-run.js";
 import { classesIn, freshModules, newLabels, openWithHead, processorOf, taskOfRun } from "./task-model.js";
 
 /** A run of a model of any other task than causal language modelling. */
@@ -15,9 +23,11 @@ export async function prepareTask(opened: Model, config: RunConfig, context: Con
   const { train, validation, source } = await readRows(config, ui);
   const all = [...train, ...validation];
   const base = await baseFor(opened, config, source.layout as Layout, all, context);
-  const model = (await withMethod(opened, base, config, ui)) as TensorModel;
-  const processor = await processorOf(model);
-  const options = taskOptions(config, processor);
+  const options = taskOptions(config, await processorOf(base as TensorModel));
+  const calibration = await calibrationFor(config, async () =>
+    objectiveFor(base as TensorModel, { train, validation }, options),
+  );
+  const model = (await withMethod(opened, base, config, ui, calibration)) as TensorModel;
   const objective = objectiveFor(model, { train, validation }, options);
   const examples = Number(objective.identity.examples);
   return finish(config, ui, {
@@ -63,7 +73,13 @@ async function baseFor(
 }
 
 /** The method on the model; a head that the file does not have is trained whole. */
-async function withMethod(opened: Model, base: Model, config: RunConfig, ui: Ui): Promise<Model> {
+async function withMethod(
+  opened: Model,
+  base: Model,
+  config: RunConfig,
+  ui: Ui,
+  calibration: Calibration | undefined,
+): Promise<Model> {
   const options = methodOptions(config);
   const fresh = base === opened ? [] : freshModules(opened, base);
   if (fresh.length > 0 && options.modulesToSave === undefined) {
@@ -71,14 +87,16 @@ async function withMethod(opened: Model, base: Model, config: RunConfig, ui: Ui)
     else if (config.method !== "full")
       ui.note(`the new head (${fresh.join(", ")}) is not trained by ${config.method}`);
   }
-  return applyMethod(base, config.method, options, { seed: config.seed });
+  return applyMethod(base, config.method, options, { seed: config.seed, calibration });
 }
 
 async function prepareForecast(base: Model, config: RunConfig, ui: Ui): Promise<Prepared> {
   const series = await readSeries(config.data);
-  const model = (await applyMethod(base, config.method, methodOptions(config), {
-    seed: config.seed,
-  })) as TensorModel;
+  const calibration = await calibrationFor(config, async () =>
+    objectiveFor(base as TensorModel, { series }, taskOptions(config)),
+  );
+  const how = { seed: config.seed, calibration };
+  const model = (await applyMethod(base, config.method, methodOptions(config), how)) as TensorModel;
   const objective = objectiveFor(model, { series }, taskOptions(config));
   const examples = Number(objective.identity.examples);
   const steps = series.values.shape[0] as number;

@@ -115,6 +115,9 @@ export const trainSchema = z.strictObject({
     .optional()
     .describe("dpo: file for the reference's scores, computed once instead of in every step"),
   teacher: z.string().min(1).optional().describe("model to learn from, for distillation"),
+  calibrate: count()
+    .optional()
+    .describe("batches looked at by methods that start from data, such as LoRA with init corda; default: 16"),
   out: z.string().min(1).describe("folder the result is written to"),
   steps: count().optional().describe("optimiser steps; default: from epochs"),
   epochs: z.number().positive().default(1).describe("passes over the data, unless steps are given"),
@@ -127,7 +130,11 @@ export const trainSchema = z.strictObject({
     .record(z.string(), optimizerOption)
     .default({})
     .describe("options of the optimiser and of what goes around it, such as betas, loraPlus or emaDecay"),
-  lr: z.number().positive().optional().describe("learning rate; default: the optimiser's, 2e-4 for adamw"),
+  lr: z
+    .number()
+    .positive()
+    .optional()
+    .describe("learning rate; default: the method's own with adamw (methods.md), else the optimiser's"),
   schedule: z.enum(scheduleNames).default("linear").describe("learning rate over time"),
   scheduleOptions: z
     .record(z.string(), z.union([z.number(), z.string()]))
