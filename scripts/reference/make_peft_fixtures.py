@@ -115,6 +115,11 @@ TUNERS = {
     "c3a": ("C3AConfig", dict(block_size=8, block_size_pattern={"q_proj": 4}, init_weights=True)),
     "road": ("RoadConfig", dict(group_size=8)),
     "road-2": ("RoadConfig", dict(group_size=4, variant="road_2")),
+    "randlora": ("RandLoraConfig", dict(r=5, randlora_alpha=8)),
+    "randlora-seed-only": ("RandLoraConfig", dict(r=7, randlora_alpha=9, save_projection=False, projection_prng_key=3)),
+    "randlora-sparse": ("RandLoraConfig", dict(r=4, randlora_alpha=6, sparse=True, save_projection=False)),
+    "randlora-very-sparse": ("RandLoraConfig", dict(r=4, randlora_alpha=6, very_sparse=True, save_projection=False)),
+    "vblora": ("VBLoRAConfig", dict(r=2, num_vectors=12, vector_length=8, topk=3)),
     "road-4": ("RoadConfig", dict(group_size=12, variant="road_4", target_modules=["q_proj", "v_proj"])),
     "boft-number": ("BOFTConfig", dict(boft_block_size=0, boft_block_num=4)),
     "oft-number": ("OFTConfig", dict(oft_block_size=0, r=4, use_cayley_neumann=False)),
@@ -160,6 +165,8 @@ def randomise(model, generator, scale=0.2):
 
 def file_name(parameter):
     """The name under which the adapter file holds a parameter of the adapted model."""
+    if "vector_bank" in parameter:  # VB-LoRA's bank hangs at every module.
+        return "base_model.vblora_vector_bank"
     for found, stored in (("modules_to_save.default.", ""), (".default.weight", ".weight"), (".default", "")):
         parameter = parameter.replace(found, stored)
     return parameter.replace("lora_magnitude_vector.weight", "lora_magnitude_vector")

@@ -40,9 +40,14 @@ const OPTIONS: Readonly<Record<string, Readonly<Record<string, unknown>>>> = {
   road: { groupSize: 8 },
   elalora: { rank: 2, maxRank: 2 },
   map: { options: { rank: 2 } },
+  randlora: { rank: 3 },
+  vblora: { rank: 2, vectors: 6, vectorLength: 8 },
   loha: { rank: 2 },
   lokr: { rank: 1 },
 };
+
+/** Methods that start near the base only, and how near. */
+const NEAR: Readonly<Record<string, number>> = { vblora: 1e-3 };
 
 const PLAN = { batchSize: 2, lengths: [8], padId: 0 };
 const examples = [0, 1].map((row) => ({
@@ -92,7 +97,8 @@ async function gradientsOf(model: CausalLm) {
 describe.each(siteMethods.map((method) => [method.name, method] as const))("%s", (_, method) => {
   test("starts as the base, for every seed", async () => {
     const before = await probeLogits(base);
-    expect(relativeDifference(await probeLogits(await adapted(method)), before)).toBeLessThan(1e-5);
+    const bound = NEAR[method.name] ?? 1e-5;
+    expect(relativeDifference(await probeLogits(await adapted(method)), before)).toBeLessThan(bound);
   });
 
   test("every trained tensor is finite and gets a gradient once it has moved", async () => {

@@ -16,7 +16,9 @@ import { lormaMethod } from "./lowrank/lorma.js";
 import { mapOver } from "./lowrank/map.js";
 import { missMethod } from "./lowrank/miss.js";
 import { pveraMethod } from "./lowrank/pvera.js";
+import { randloraMethod } from "./lowrank/randlora.js";
 import { uoraMethod } from "./lowrank/uora.js";
+import { vbloraMethod } from "./lowrank/vblora.js";
 import { veraMethod } from "./lowrank/vera.js";
 import type { Method, SiteConfig } from "./method.js";
 import { ia3Method } from "./multiplicative/ia3.js";
@@ -71,6 +73,8 @@ const methods = [
   deloraMethod,
   c3aMethod,
   roadMethod,
+  randloraMethod,
+  vbloraMethod,
 ] as unknown as readonly Method<SiteConfig>[];
 
 /** MAP over those of them that add to the weight. */

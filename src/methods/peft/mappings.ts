@@ -18,6 +18,7 @@ import type { PeftMapping } from "./mapping.js";
 import { ia3Mapping } from "./multiplicative.js";
 import { boftMapping, hraMapping, oftMapping } from "./orthogonal.js";
 import { OWN, ownConfig } from "./own.js";
+import { randloraMapping, vbloraMapping } from "./shared-bases.js";
 import { pveraMapping, veraMapping } from "./shared-projections.js";
 
 /** Every method whose adapters are written and read as PEFT folders. */
@@ -42,6 +43,8 @@ const mappings = [
   deloraMapping,
   c3aMapping,
   roadMapping,
+  randloraMapping,
+  vbloraMapping,
 ] as unknown as readonly PeftMapping[];
 
 /** Options and tensors under our own names. */
