@@ -251,6 +251,7 @@ describe.skipIf(!present)(
         maxPositions: 512,
       });
       expect(model.defaultTargets).toEqual(["c_attn"]);
+      expect((await loadModel(ASSET, { task: "auto" })).task).toBe("causal-lm");
       expect(model.packable).toBe(false);
       const found = paths(model);
       for (const path of [

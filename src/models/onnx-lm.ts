@@ -16,6 +16,7 @@ import { withoutCacheBranch } from "./onnx/cache-branch.js";
 import { exposeLinearMaps } from "./onnx/linear-maps.js";
 import { pastNames, readSignature, SEGMENT_MASK, unsupported } from "./onnx/signature.js";
 import { homeOf } from "./onnx/tensor-model.js";
+import { namesOf } from "./path-rules.js";
 import { staticInputs } from "./probe.js";
 import { type Site, sitesOf } from "./sites.js";
 import { tokenizerIn } from "./tokenizer-files.js";
@@ -169,5 +170,11 @@ function weightsOf(probe: LmOutputs, { path, graph }: OnnxSource): Weights {
 function targetsOf(sites: readonly Site[]): string[] {
   const linear = sites.filter(({ kind, isHead }) => kind === "linear" && !isHead);
   const leaves = new Set(linear.map(({ path }) => path.slice(path.lastIndexOf(".") + 1)));
-  return PREFERRED.find((names) => names.every((name) => leaves.has(name))) ?? [...leaves];
+  return (
+    PREFERRED.find((names) => names.every((name) => leaves.has(name))) ??
+    namesOf(
+      linear.map(({ path }) => path),
+      sites.map(({ path }) => path),
+    )
+  );
 }

@@ -36,7 +36,7 @@ export async function runInspect(
     ui.say(`  ● ${targets === undefined ? "default targets" : `--targets ${[targets].flat().join(",")}`}`);
   ui.say("\nwhat a target would match");
   const counts = Object.entries(targetCounts(sites));
-  ui.say(table(counts.map(([target, count]) => [target, `${count} modules`])));
+  ui.say(table(counts.map(([target, count]) => [target, `${count} ${count === 1 ? "module" : "modules"}`])));
   if (matched) {
     ui.say(`\n--targets ${[targets].flat().join(",")} matches ${matched.length} modules`);
     for (const { path } of matched) ui.say(`  ${path}`);
@@ -52,7 +52,11 @@ function headOf(
   model: Model,
   info: ReturnType<typeof describeModel>,
 ): (readonly [string, string])[] {
-  const sizes = Object.entries(info.sizes ?? {}).map(([key, value]) => `${key} ${value}`);
+  // ONNX files without a config do not say how many layers or positions they have.
+  const told = Object.entries(info.sizes ?? {}).filter(
+    ([, value]) => value > 0 && value < Number.MAX_SAFE_INTEGER,
+  );
+  const sizes = told.map(([key, value]) => `${key} ${value}`);
   const inputs = info.inputs?.map(({ name, dtype, shape }) => `${name} ${dtype} [${shape.join(", ")}]`);
   const { tokenizer } = info;
   return [
@@ -63,9 +67,12 @@ function headOf(
     ...(inputs ? [["inputs", inputs.join("; ")] as const] : []),
     ...(info.labels ? [["labels", info.labels.join(", ")] as const] : []),
     ["tokenizer", tokenizer ? `${tokenizer.source}, ${tokenizer.vocabSize} tokens` : "none"],
-    ["default targets", model.defaultTargets.join(", ") || "none"],
+    ["default targets", beginningOf(model.defaultTargets) || "none"],
   ];
 }
+
+const beginningOf = (names: readonly string[], most = 12): string =>
+  [...names.slice(0, most), ...(names.length > most ? [`and ${names.length - most} more`] : [])].join(", ");
 
 function describeModel(model: Model, parameters: number) {
   const weights = [...new Set(model.weights.values())];

@@ -2,7 +2,7 @@ import { existsSync } from "node:fs";
 import { join } from "node:path";
 import { describe, expect, test } from "vitest";
 import { adaptedEverywhere, descend, lossAndGradients } from "../../../test/support/adapting.js";
-import { merge } from "../../methods/index.js";
+import { adapt, lora, merge } from "../../methods/index.js";
 import { maxAbsDiff, type Tensor } from "../../tensor/index.js";
 import { loadModel } from "../load.js";
 import { type Module, modulesOf } from "../modules.js";
@@ -39,6 +39,7 @@ describe.each(FILES)("%s", (file, counts) => {
       const [root, ...modules] = all(modulesOf(outputs));
       expect(modules.every((module) => module.path !== "")).toBe(true);
       expect(root?.parameters).toBeGreaterThan(1000);
+      expect(sitesOf(probeOutputs(await adapt(model, lora({ rank: 1 })))).length).toBeGreaterThan(0);
       const adapted = await adaptedEverywhere(model);
       const before = await lossAndGradients(adapted);
       descend(adapted, before.gradients, 1e-3);

@@ -14,6 +14,7 @@ import {
   type Value,
 } from "../../graph/index.js";
 import { readJson } from "../checkpoint.js";
+import { namesOf } from "../path-rules.js";
 import { tensorInputs } from "../probe.js";
 import { siteOf, sitesOf } from "../sites.js";
 import { tokenizerIn } from "../tokenizer-files.js";
@@ -85,7 +86,8 @@ export async function loadOnnxModel(path: string, wanted?: Task): Promise<Tensor
     origin: path,
     build: (given) => layOut(source, given),
   };
-  return { ...model, defaultTargets: targetsOf(model) };
+  // A language model's caches have lengths that depend on each other: its own loader takes them out.
+  return task === ("causal-lm" as string) ? model : { ...model, defaultTargets: targetsOf(model) };
 }
 
 /** Lays the imported graph over given inputs. */
@@ -224,5 +226,8 @@ function targetsOf(model: TensorModel): string[] {
   const sites = sitesOf(model.build(tensorInputs(model)));
   const linear = sites.filter(({ kind, isHead }) => kind === "linear" && !isHead);
   const chosen = linear.length > 0 ? linear : sites.filter(({ kind, isHead }) => kind === "conv" && !isHead);
-  return [...new Set(chosen.map(({ path }) => path.slice(path.lastIndexOf(".") + 1)))];
+  return namesOf(
+    chosen.map(({ path }) => path),
+    sites.map(({ path }) => path),
+  );
 }
