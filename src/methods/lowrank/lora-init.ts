@@ -3,9 +3,21 @@ import { TunesmithError } from "../../errors/index.js";
 import { qr, randomizedSvd, svd, transpose } from "../../runtime/linalg/index.js";
 import type { InitContext, SiteShape, Statistic, TensorSpec } from "../method.js";
 import { corda } from "./corda.js";
+import { eva, loraGa } from "./data-starts.js";
 
 export const loraInitSchema = z.union([
-  z.enum(["default", "gaussian", "pissa", "olora", "orthogonal", "corda", "corda_kpm", "loftq"]),
+  z.enum([
+    "default",
+    "gaussian",
+    "pissa",
+    "olora",
+    "orthogonal",
+    "corda",
+    "corda_kpm",
+    "loftq",
+    "eva",
+    "lora_ga",
+  ]),
   z.string().regex(/^pissa_niter_\d+$/, "pissa_niter_N with N power iterations"),
 ]);
 export type LoraInit = z.infer<typeof loraInitSchema>;
@@ -59,6 +71,14 @@ export function loraInits(init: LoraInit, site: SiteShape, rank: number, scale: 
       return joint((context) => olora(context, site, rank), true);
     case "loftq":
       return joint((context) => loftq(context, rank, scale), false);
+    case "eva": {
+      checkRank(rank, site.inFeatures, site, init);
+      return joint((context) => eva(context, rank), false);
+    }
+    case "lora_ga": {
+      checkRank(2 * rank, Math.min(site.inFeatures, site.outFeatures), site, init);
+      return joint((context) => loraGa(context, rank), true);
+    }
     case "corda":
     case "corda_kpm": {
       checkRank(rank, Math.min(site.inFeatures, site.outFeatures), site, init);
@@ -116,8 +136,14 @@ function split(
 }
 
 /** Statistics an initialiser reads. */
-export const loraInitNeeds = (init: LoraInit): readonly Statistic[] =>
-  init === "corda" || init === "corda_kpm" ? ["covariance"] : [];
+export const loraInitNeeds = (init: LoraInit): readonly Statistic[] => NEEDS[init] ?? [];
+
+const NEEDS: Readonly<Record<string, readonly Statistic[]>> = {
+  corda: ["covariance"],
+  corda_kpm: ["covariance"],
+  eva: ["covariance", "inputMean"],
+  lora_ga: ["gradient"],
+};
 
 const asMatrix = (weight: Float32Array, site: SiteShape) => ({
   rows: site.outFeatures,

@@ -31,6 +31,9 @@ const REFUSED = [
 /** Initialisations whose files hold an adapter for a changed base that we cannot recompute. */
 const RESIDUAL = ["corda", "lora_ga", "loftq"];
 
+/** Starts that leave an ordinary adapter for the original base, which readers need not know. */
+const PLAIN_STARTS: readonly string[] = ["default", "loftq", "eva"];
+
 const table = z.record(z.string(), z.number()).nullish();
 
 /** LoRA's own keys of adapter_config.json. */
@@ -93,7 +96,7 @@ function config(own: LoraConfig, adapter: Adapter): Record<string, unknown> {
   return {
     alpha_pattern: scaled(own.alphaPattern, alphaTimes),
     fan_in_fan_out: false,
-    init_lora_weights: portable || own.init === "default" || own.init === "loftq" ? true : own.init,
+    init_lora_weights: portable || PLAIN_STARTS.includes(own.init) ? true : own.init,
     lora_alpha: own.alpha * alphaTimes,
     lora_bias: own.loraBias,
     lora_dropout: own.dropout,
