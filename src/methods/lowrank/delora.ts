@@ -73,6 +73,7 @@ export const deloraMethod = {
   schema,
   kinds: ["linear"],
   tensors,
+  additive: () => true,
   weight(weight, values) {
     const { delora_A: a, delora_B: b, delora_w_norm: columns } = values as Record<string, Value>;
     const rows = ops.mul(a as Value, ops.unsqueeze(strengths(values), 1));

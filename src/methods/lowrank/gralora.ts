@@ -87,6 +87,7 @@ export const graloraMethod = {
   schema,
   kinds: ["linear"],
   tensors,
+  additive: () => true,
   weight(weight, values, _, config) {
     const { gralora_A: a, gralora_B: b, gralora_A_general: down, gralora_B_general: up } = values;
     const update = blockUpdate(a as Value, b as Value);

@@ -62,6 +62,7 @@ export const missMethod = {
     const count = shape.reduce((a, b) => a * b, 1);
     return { miss_block: { shape, trainable: true, init: () => new Float32Array(count) } };
   },
+  additive: ({ variant }) => variant !== "bat",
   weight(weight, { miss_block: block }, site, { variant, rank }) {
     if (variant === "bat") return ops.add(weight, blockProducts(weight, block as Value, site));
     const repeated = ops.tile(wide(block as Value, site), [Math.ceil(site.inFeatures / rank), 1]);

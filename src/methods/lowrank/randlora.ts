@@ -97,6 +97,7 @@ export const randloraMethod = {
       },
     };
   },
+  additive: () => true,
   weight(weight, values, site, config) {
     const { thin, wide } = factors(values, site, config);
     const alpha = config.alpha / config.rank;

@@ -91,6 +91,7 @@ export const vbloraMethod = {
     },
   }),
   tensors,
+  additive: () => true,
   weight(weight, values, site, config) {
     const { a, b } = factors(values, site, config);
     return ops.gemm(b, a, weight);

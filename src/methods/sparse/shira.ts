@@ -71,6 +71,7 @@ export const shiraMethod = {
       },
     };
   },
+  additive: () => true,
   weight(weight, { shira_weight: entries, shira_indices: indices }) {
     const places = ops.transpose(ops.cast(indices as Value, "int64"), [1, 0]);
     return ops.scatterNd(weight, places, entries as Value, "add");

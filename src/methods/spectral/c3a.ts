@@ -58,6 +58,7 @@ export const c3aMethod = {
     const count = shape.reduce((a, b) => a * b, 1);
     return { c3a_kernel: { shape, trainable: true, init: (context) => start(context, count, config.init) } };
   },
+  additive: () => true,
   weight(weight, { c3a_kernel: kernel }, { inFeatures, outFeatures }) {
     const size = (kernel as Value).shape[2] as number;
     const turns = Array.from(

@@ -77,6 +77,7 @@ export const fourierftMethod = {
       },
     };
   },
+  additive: () => true,
   weight(weight, values, site, config) {
     const key = shapeKey(site, config);
     const entries = values.fourierft_spectrum as Value;

@@ -95,6 +95,7 @@ export const waveftMethod = {
     const count = frequenciesOf(site, config);
     return { waveft_spectrum: { shape: [count], trainable: true, init: () => new Float32Array(count) } };
   },
+  additive: () => true,
   weight(weight, values, site, config) {
     const key = shapeKey(site, config);
     const entries = values.waveft_spectrum as Value;
