@@ -1,7 +1,15 @@
 import { vjp } from "../autodiff/index.js";
 import { TunesmithError } from "../errors/index.js";
 import { ops, reach, recompute, type Value } from "../graph/index.js";
-import type { LmOutputs } from "../models/index.js";
+import type { LmOutputs, TensorOutputs } from "../models/index.js";
+
+/** A forward pass as far as recomputation is concerned. */
+interface Stretch {
+  /** What is read of it. */
+  readonly values: readonly Value[];
+  /** Activations entering each block, and leaving the last. */
+  readonly boundaries: readonly Value[];
+}
 
 /**
  * The same forward pass, whose backward keeps only what enters each block and what the architecture marked with
@@ -12,30 +20,39 @@ import type { LmOutputs } from "../models/index.js";
  *
  * Throws `config-invalid` for a model without recognisable blocks.
  */
-export function recomputeBlocks(outputs: LmOutputs, count = Number.POSITIVE_INFINITY): LmOutputs {
-  const last = outputs.boundaries[Math.min(count, outputs.boundaries.length - 1)];
-  const first = outputs.boundaries[0];
+export function recomputeBlocks<P extends LmOutputs | TensorOutputs>(pass: P, count?: number): P {
+  const names = "hidden" in pass ? [] : Object.keys(pass.values);
+  const read = "hidden" in pass ? [pass.hidden, pass.logits] : Object.values(pass.values);
+  const { values, boundaries } = recomputedStretch({ values: read, boundaries: pass.boundaries }, count);
+  if ("hidden" in pass) {
+    const [hidden, logits] = values as [Value, Value];
+    return { ...pass, hidden, logits, boundaries };
+  }
+  const named = Object.fromEntries(names.map((name, at) => [name, values[at] as Value]));
+  return { ...pass, values: named, boundaries };
+}
+
+function recomputedStretch({ values, boundaries }: Stretch, count = Number.POSITIVE_INFINITY): Stretch {
+  const last = boundaries[Math.min(count, boundaries.length - 1)];
+  const first = boundaries[0];
   if (!first || !last || last === first) {
     throw new TunesmithError("config-invalid", "recomputation needs a model with recognisable blocks", {
       fix: "train without recompute, or with a smaller batch",
     });
   }
   const marked = new Map<Value, Value>();
-  for (const kept of keptValues(outputs, first, last)) {
+  for (const kept of keptValues(boundaries, first, last)) {
     const [leaving] = recompute([kept], marked) as [Value];
     marked.set(kept, recomputed(leaving, new Set([first, ...marked.values()])));
   }
-  const [hidden, logits] = recompute([outputs.hidden, outputs.logits], marked) as [Value, Value];
   return {
-    ...outputs,
-    hidden,
-    logits,
-    boundaries: outputs.boundaries.map((value) => marked.get(value) ?? value),
+    values: recompute(values, marked),
+    boundaries: boundaries.map((value) => marked.get(value) ?? value),
   };
 }
 
 /** Values between the first and the last boundary that stay in memory, in order of computation. */
-function keptValues({ boundaries }: LmOutputs, first: Value, last: Value): Value[] {
+function keptValues(boundaries: readonly Value[], first: Value, last: Value): Value[] {
   const marks = reach([last], new Set([first])).values.filter(
     ({ source }) => source.kind === "node" && source.node.domain === "tunesmith" && source.node.op === "Keep",
   );

@@ -6,7 +6,8 @@ import { type Field, stackField } from "./collate-fields.js";
 import type { PlainData } from "./exact-json.js";
 import { endlessOrder, epochOrder } from "./language-rows.js";
 import { cachedPasses } from "./losses/gradient-cache.js";
-import type { LossGraph, Objective, ScoreKeeper, StepBatch, StepShape } from "./objective.js";
+import type { LayOptions, LossGraph, Objective, ScoreKeeper, StepBatch, StepShape } from "./objective.js";
+import { recomputeBlocks } from "./recompute.js";
 
 /** One example: tensors without the batch axis, by name of the model's input, or of the loss's target. */
 export interface TensorExample {
@@ -76,7 +77,8 @@ const targetName = (name: string) => `target/${name}`;
  * Any loss over the outputs of a tensor model. Examples are stacked, padded per axis to the longest of the batch or to a
  * bucket; the last batch of an epoch is filled up with rows that count nothing.
  *
- * Throws `data-empty`, `data-invalid` naming the example whose tensors do not fit.
+ * Throws `data-empty`, `data-invalid` naming the example whose tensors do not fit; with `recompute`, `config-invalid` for a
+ * model without recognisable blocks.
  *
  * @example
  * ```ts
@@ -106,7 +108,7 @@ export function tensorObjective(model: TensorModel, options: TensorObjectiveOpti
     name: loss.name,
     model,
     identity: { batchSize, examples: train.size, dataHash: train.hash, ...identity },
-    lossGraph: (shape, { training }) => lossGraph(model, options, shape, training),
+    lossGraph: (shape, how) => lossGraph(model, options, shape, how),
     batches: (from, seed) => batchesOf(model, options, endlessOrder(train.size, batchSize, from, seed), true),
     ...(validation && validation.size > 0
       ? {
@@ -212,7 +214,7 @@ function lossGraph(
   model: TensorModel,
   { loss, forwardRows }: TensorObjectiveOptions,
   shape: StepShape,
-  training: boolean,
+  { training, recompute = false }: LayOptions,
 ): LossGraph {
   const rows = (shape.batch as number) * (loss.rows ?? 1);
   const values = Object.fromEntries(
@@ -223,10 +225,15 @@ function lossGraph(
     }),
   );
   const wanted = loss.outputs ?? [];
-  const { passes, outputs: given } =
-    forwardRows !== undefined && forwardRows < rows
-      ? cachedPasses(model, values, { rows, forwardRows, training, wanted })
-      : whole(model.build({ values, training }));
+  const parts = forwardRows !== undefined && forwardRows < rows;
+  if (training && recompute && parts) {
+    throw new TunesmithError("config-invalid", "recompute does nothing with forwardRows", {
+      fix: "leave recompute out: the parts of a batch are computed again already",
+    });
+  }
+  const { passes, outputs: given } = parts
+    ? cachedPasses(model, values, { rows, forwardRows, training, wanted })
+    : whole(model.build({ values, training }), training && recompute);
   const targets = Object.fromEntries(
     loss.targets.map(({ name, dtype, shape: axes }) => {
       const dims = axes.map((dim) => (typeof dim === "number" ? dim : (shape[dim] ?? 1)));
@@ -244,4 +251,7 @@ function lossGraph(
   return { loss: sum, outputs, passes };
 }
 
-const whole = (pass: TensorOutputs) => ({ passes: [pass], outputs: pass.values });
+function whole(built: TensorOutputs, recompute: boolean | number) {
+  const pass = recompute ? recomputeBlocks(built, recompute === true ? undefined : recompute) : built;
+  return { passes: [pass], outputs: pass.values };
+}

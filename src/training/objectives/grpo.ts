@@ -232,7 +232,7 @@ async function batchOf(
 
 function lossGraph(
   model: CausalLm,
-  { reference, chunkRows }: GrpoOptions,
+  { reference, chunkRows: own }: GrpoOptions,
   { epsilon, beta, iterations }: Settings,
   shape: StepShape,
   how: LayOptions,
@@ -240,6 +240,7 @@ function lossGraph(
   const inputs = rowInputs(shape);
   const [rows, length] = [shape.batch as number, shape.length as number];
   const pass = rowPass(model, inputs, how);
+  const chunkRows = how.chunkRows ?? own;
   const logs = rowLogProbs(model, pass, inputs, chunkRows);
   const passes: LmOutputs[] = [pass];
   let given: ReturnType<typeof ops.stopGradient> | undefined;

@@ -141,7 +141,7 @@ function otherAnswer(prompt: TokenizedExample, answer: TokenizedExample, most: n
 
 function lossGraph(
   model: CausalLm,
-  { reference, chunkRows }: KtoOptions,
+  { reference, chunkRows: own }: KtoOptions,
   { beta, desirableWeight, undesirableWeight }: z.output<typeof ktoOptions>,
   shape: StepShape,
   how: LayOptions,
@@ -156,7 +156,7 @@ function lossGraph(
     referenceOther: rowPass(reference, others, still),
   };
   const sums = (lm: CausalLm, pass: keyof typeof passes, rows: typeof inputs) =>
-    rowSums(rowLogProbs(lm, passes[pass], rows, chunkRows));
+    rowSums(rowLogProbs(lm, passes[pass], rows, how.chunkRows ?? own));
   const rewards = ops.sub(
     sums(model, "policy", inputs),
     ops.stopGradient(sums(reference, "reference", inputs)),

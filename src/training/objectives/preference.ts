@@ -199,7 +199,8 @@ function lossGraph(
   const inputs = rowInputs(shape);
   const pairs = (shape.batch as number) / 2;
   const pass = rowPass(model, inputs, how);
-  const sums = ops.reshape(rowSums(rowLogProbs(model, pass, inputs, data.chunkRows)), [pairs, 2]);
+  const chunkRows = how.chunkRows ?? data.chunkRows;
+  const sums = ops.reshape(rowSums(rowLogProbs(model, pass, inputs, chunkRows)), [pairs, 2]);
   const lengths = ops.reshape(rowSums(inputs.weights), [pairs, 2]);
   const scores: PairScores = {
     chosen: column(sums, 0),
@@ -214,7 +215,7 @@ function lossGraph(
     if (needsReference.model) {
       const frozen = rowPass(needsReference.model, inputs, { training: false });
       passes.push(frozen);
-      const logs = rowLogProbs(needsReference.model, frozen, inputs, data.chunkRows);
+      const logs = rowLogProbs(needsReference.model, frozen, inputs, chunkRows);
       known = ops.stopGradient(ops.reshape(rowSums(logs), [pairs, 2]));
     }
     other = { chosen: column(known, 0), rejected: column(known, 1) };
