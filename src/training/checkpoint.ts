@@ -14,6 +14,8 @@ import type { OptimizerState, Params } from "./optim/types.js";
 const FILES = ["params.safetensors", "optimizer.safetensors", "state.json"] as const;
 /** Written when early stopping holds the best parameters, so that a resumed run can still restore them. */
 const BEST = "best.safetensors";
+/** Tensors that the method changed without training them, now and when the best parameters were measured. */
+const [FIXED, BEST_FIXED] = ["fixed.safetensors", "best-fixed.safetensors"];
 const VERSION = 1;
 /** Ends the names of 8-bit codes in the optimiser's file; their scales have the name itself. */
 const BYTES = "#8bit";
@@ -53,6 +55,9 @@ export interface CheckpointContent {
   readonly optimizer: OptimizerState;
   /** The parameters early stopping holds as the best so far (`EarlyStopping.best()`). */
   readonly best?: Params;
+  /** Tensors that the method changed although they are not trained, and as they were with the best parameters. */
+  readonly fixed?: ReadonlyMap<string, Tensor>;
+  readonly bestFixed?: ReadonlyMap<string, Tensor>;
   /** The run's configuration; a resumed run must have the same one. */
   readonly config: PlainData;
 }
@@ -65,6 +70,8 @@ export interface Checkpoint {
   readonly optimizer: FlatOptimizerState;
   /** For `EarlyStopping.restore`. */
   readonly best: Params | undefined;
+  readonly fixed: ReadonlyMap<string, Tensor>;
+  readonly bestFixed: ReadonlyMap<string, Tensor>;
   readonly config: PlainData;
   readonly configHash: string;
 }
@@ -131,8 +138,13 @@ export async function saveCheckpoint(
   await writeSafetensors(joinPath(folder, FILES[0]), tensors(params, shapes));
   await writeSafetensors(joinPath(folder, FILES[1]), optimizerTensors(optimizer));
   await writeFileAtomic(joinPath(folder, FILES[2]), `${text}\n`);
-  if (best) await writeSafetensors(joinPath(folder, BEST), tensors(best, shapes));
-  await writeManifest(folder, best ? [...FILES, BEST] : FILES);
+  const more: [string, Iterable<readonly [string, Tensor]>][] = [
+    ...(best ? ([[BEST, tensors(best, shapes)]] as const) : []),
+    ...(content.fixed?.size ? ([[FIXED, content.fixed]] as const) : []),
+    ...(content.bestFixed?.size ? ([[BEST_FIXED, content.bestFixed]] as const) : []),
+  ].map(([name, values]) => [name, values]);
+  for (const [name, values] of more) await writeSafetensors(joinPath(folder, name), values);
+  await writeManifest(folder, [...FILES, ...more.map(([name]) => name)]);
   await prune(runDir, state.step, keep);
   return folder;
 }
@@ -234,6 +246,8 @@ export async function loadCheckpoint(runDir: string, step: number): Promise<Chec
     params: await readParams(joinPath(folder, FILES[0])),
     optimizer: { ...(await readOptimizer(joinPath(folder, FILES[1]))), scalars: optimizerScalars },
     best: names.includes(BEST) ? await readParams(joinPath(folder, BEST)) : undefined,
+    fixed: names.includes(FIXED) ? await readTensors(joinPath(folder, FIXED)) : new Map(),
+    bestFixed: names.includes(BEST_FIXED) ? await readTensors(joinPath(folder, BEST_FIXED)) : new Map(),
   };
 }
 
@@ -254,6 +268,17 @@ async function readState(folder: string): Promise<StoredState> {
   }
   // The manifest's hash has shown that these bytes are what saveCheckpoint wrote.
   return stored as unknown as StoredState;
+}
+
+async function readTensors(path: string): Promise<Map<string, Tensor>> {
+  const file = await openSafetensors(path);
+  try {
+    const values = new Map<string, Tensor>();
+    for (const name of file.entries.keys()) values.set(name, await file.read(name));
+    return values;
+  } finally {
+    await file.close();
+  }
 }
 
 async function readParams(path: string): Promise<Params> {

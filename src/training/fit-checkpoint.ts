@@ -25,18 +25,19 @@ async function identity({ objective }: Run, options: FitSettings): Promise<Plain
 /** Writes a checkpoint of a run; gives its folder. */
 export async function saveRun(run: Run, options: FitSettings): Promise<string> {
   const best = run.stopping?.best();
+  const method = run.method.capture();
   const content = {
     state: {
       step: run.step,
       epoch: run.position.epoch,
       data: { ...run.position },
       zeroUpdate: run.guard.state(),
-      ...(run.hooks.state ? { method: run.hooks.state() as PlainData } : {}),
+      ...(method?.hooks === undefined ? {} : { method: method.hooks }),
       // Only what was measured on these very weights may choose the best checkpoint.
       ...(run.metric?.step === run.step ? { metric: run.metric.value } : {}),
       ...(run.stopping ? { earlyStopping: run.stopping.state() } : {}),
       ...(run.forward ? { fastForward: { ...run.forward.state() } } : {}),
-      ...(run.bestMethod === undefined ? {} : { bestMethod: run.bestMethod }),
+      ...(run.bestMethod?.hooks === undefined ? {} : { bestMethod: run.bestMethod.hooks }),
       ...(run.spikes ? { losses: run.spikes.state() } : {}),
       ...(run.noise ? { noiseScale: run.noise.state() } : {}),
     },
@@ -44,6 +45,8 @@ export async function saveRun(run: Run, options: FitSettings): Promise<string> {
     optimizer: run.state,
     config: await identity(run, options),
     ...(best ? { best } : {}),
+    ...(method ? { fixed: method.tensors } : {}),
+    ...(run.bestMethod ? { bestFixed: run.bestMethod.tensors } : {}),
   };
   return saveCheckpoint(String(options.runDir), content, { mode: options.stopOn?.mode ?? "min" });
 }
@@ -57,8 +60,10 @@ export async function resumeRun(run: Run, options: FitSettings): Promise<Checkpo
   if (checkpoint.state.zeroUpdate) run.guard.restore(checkpoint.state.zeroUpdate);
   if (checkpoint.state.earlyStopping) run.stopping?.restore(checkpoint.state.earlyStopping, checkpoint.best);
   if (checkpoint.state.fastForward) run.forward?.restore(checkpoint.state.fastForward);
-  if (checkpoint.state.method !== undefined) run.hooks.restore?.(checkpoint.state.method);
-  run.bestMethod = checkpoint.state.bestMethod;
+  run.method.restore({ hooks: checkpoint.state.method, tensors: checkpoint.fixed });
+  if (checkpoint.best) {
+    run.bestMethod = { hooks: checkpoint.state.bestMethod, tensors: checkpoint.bestFixed };
+  }
   if (checkpoint.state.losses) run.spikes?.restore(checkpoint.state.losses);
   if (checkpoint.state.noiseScale) run.noise?.restore(checkpoint.state.noiseScale);
   run.step = checkpoint.state.step;

@@ -19,6 +19,7 @@ import { type LossSpikeOptions, type LossSpikes, lossSpikes } from "./loss-spike
 import { type FitSettings, withinMemory } from "./memory-budget.js";
 import { memoryError } from "./memory-error.js";
 import { progressMeter } from "./meters.js";
+import { type MethodKeeper, type MethodState, methodKeeper } from "./method-state.js";
 import { type MetricsWriter, openMetrics } from "./metrics.js";
 import { type NoiseScale, noiseScale } from "./noise-scale.js";
 import type { Objective, StepBatch, StepShape } from "./objective.js";
@@ -112,6 +113,7 @@ export interface TrainResult {
 export interface Run {
   readonly objective: Objective;
   readonly hooks: TrainingHooks;
+  readonly method: MethodKeeper;
   readonly params: Params;
   readonly state: OptimizerState;
   readonly guard: ReturnType<typeof zeroUpdateGuard>;
@@ -121,7 +123,7 @@ export interface Run {
   readonly noise: NoiseScale | undefined;
   readonly updater: Updater;
   /** What the method kept when the best parameters were measured. */
-  bestMethod: PlainData | undefined;
+  bestMethod: MethodState | undefined;
   /** Of the batch that runs, or ran last. */
   shape: StepShape | undefined;
   /** Updates done. */
@@ -224,6 +226,7 @@ function startRun(objective: Objective, options: FitSettings): Run {
     });
   }
   const { parameters } = objective.model;
+  const hooks = objective.model.trainingHooks?.() ?? {};
   const trained = [...parameters.values()].filter((parameter) => parameter.trainable);
   const params = new Map(trained.map(({ name, tensor }) => [name, tensor.data as Float32Array] as const));
   const shapes = new Map(trained.map(({ name, tensor }) => [name, tensor.shape] as const));
@@ -235,7 +238,8 @@ function startRun(objective: Objective, options: FitSettings): Run {
   }
   return {
     objective,
-    hooks: objective.model.trainingHooks?.() ?? {},
+    hooks,
+    method: methodKeeper(objective.model, hooks),
     params,
     state: optimizer.init(params, shapes),
     guard: zeroUpdateGuard(params, {
@@ -307,7 +311,7 @@ async function loop(run: Run, options: FitSettings, parts: Parts): Promise<Train
         const found = await evaluate();
         const value = judged(found, options);
         const { improved = false, stop = false } = run.stopping?.observe(step, value) ?? {};
-        if (improved) run.bestMethod = structuredClone(run.hooks.state?.()) as PlainData | undefined;
+        if (improved) run.bestMethod = run.method.capture();
         return { found, stop, value };
       });
       evaluation = observed.found;
@@ -327,7 +331,7 @@ async function loop(run: Run, options: FitSettings, parts: Parts): Promise<Train
   optimizer.enterEvaluation?.(run.params, run.state);
   if (run.stopping) {
     restoredStep = run.stopping.restoreBest();
-    if (run.bestMethod !== undefined) run.hooks.restore?.(run.bestMethod);
+    if (run.bestMethod) run.method.restore(run.bestMethod);
     if (evaluate && restoredStep !== undefined && restoredStep !== run.step) evaluation = await evaluate();
   }
   return { steps: run.step, finalLoss, evaluation, tokensPerSecond: meter.tokensPerSecond(), restoredStep };

@@ -43,7 +43,9 @@ async function gradients(
   // Not at its start, where half of the gradients are zero.
   for (const { tensor, trainable } of model.parameters.values())
     if (trainable)
-      (tensor.data as Float32Array).set(Float32Array.from(tensor.data, (_, at) => Math.sin(at + 1) / 8));
+      (tensor.data as Float32Array).set(
+        Float32Array.from({ length: tensor.data.length }, (_, at) => Math.sin(at + 1) / 8),
+      );
   const plan = { batchSize: BATCH, lengths: [LENGTH], padId: 0 };
   const packs = packExamples(rows, { length: LENGTH, strategy });
   const batches: StepBatch[] = [...nextTokenBatches(packs, plan)];
