@@ -1,5 +1,2 @@
 // Written by scripts/sweep-methods.mjs: the learning rate of the lowest held-out loss, by method.
-export const rates: Readonly<Record<string, number>> = {
-  full: 0.003,
-  lora: 0.03,
-};
+export const rates: Readonly<Record<string, number>> = {};
