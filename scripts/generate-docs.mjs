@@ -37,7 +37,13 @@ function cliPage() {
 /** The registry: one row per method, then the options of each. */
 function methodsReference() {
   const methods = source.methodNames.map((name) => source.methodNamed(name));
-  const link = (paper) => (paper ? `[${paper}](https://arxiv.org/abs/${paper})` : "");
+  // HiRA's is not on arXiv: an address stands for itself.
+  const link = (paper) => {
+    if (!paper) return "";
+    return paper.startsWith("https:")
+      ? `[OpenReview](${paper})`
+      : `[${paper}](https://arxiv.org/abs/${paper})`;
+  };
   const overview = table(
     ["method", "what it does", "paper (arXiv)", "acts on", "leaves behind"],
     methods.map(({ name, summary, paper, kinds, result }) => [

@@ -278,8 +278,11 @@ def main():
     for seed, case in enumerate(GPT2_TUNERS, 6000):
         if not wanted or f"gpt2-{case}" in wanted:
             table.append(make("gpt2", case, {}, seed))
-    if not wanted:
-        (FOLDER / "cases.json").write_text(json.dumps(table, indent=2) + "\n")
+    path = FOLDER / "cases.json"
+    made = {entry["name"]: entry for entry in table}
+    known = json.loads(path.read_text()) if path.exists() else []
+    kept = [made.pop(entry["name"], entry) for entry in known if (FOLDER / entry["name"]).is_dir()]
+    path.write_text(json.dumps(kept + list(made.values()), indent=2) + "\n")
 
 
 if __name__ == "__main__":

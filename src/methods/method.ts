@@ -174,7 +174,7 @@ export interface Method<Config extends SiteConfig> {
   readonly name: string;
   /** One line for tables and help. */
   readonly summary: string;
-  /** arXiv identifier. */
+  /** arXiv identifier, or the address of a paper that is not there. */
   readonly paper: string;
   readonly schema: z.ZodType<Config>;
   readonly kinds: readonly Site["kind"][];

@@ -47,7 +47,7 @@ const product = (values: TensorValues, site: SiteShape): Value =>
 export const hiraMethod = {
   name: "hira",
   summary: "the weight times a low-rank matrix, entry by entry",
-  paper: "openreview TwJrTz9cRS",
+  paper: "https://openreview.net/forum?id=TwJrTz9cRS",
   schema,
   kinds: ["linear", "embedding", "conv"],
   tensors,
