@@ -132,13 +132,15 @@ export interface TuneOptions {
   /** Default: Adam with linear decay. */
   readonly optimizer?: Optimizer;
   readonly loss?: TensorLoss;
+  /** Called after every update. */
+  readonly onStep?: (step: number) => void;
 }
 
 /** Trains what the model lets be trained, in place; gives the loss of every step. */
 export async function tune(
   model: TensorModel,
   data: Points | ExampleSource,
-  { steps, lr, batchSize = 64, seed = 0, optimizer, loss = classification() }: TuneOptions,
+  { steps, lr, batchSize = 64, seed = 0, optimizer, loss = classification(), onStep }: TuneOptions,
 ): Promise<number[]> {
   const losses: number[] = [];
   const objective = tensorObjective(model, { train: "at" in data ? data : sourceOf(data), batchSize, loss });
@@ -147,7 +149,11 @@ export async function tune(
     seed,
     optimizer: optimizer ?? adam({ lr, schedule: linear({ totalSteps: steps }) }),
     session: { threads: 1, worker: false },
-    onEvent: (event) => void (event.type === "step" && losses.push(event.loss)),
+    onEvent(event) {
+      if (event.type !== "step") return;
+      losses.push(event.loss);
+      onStep?.(event.step);
+    },
   });
   return losses;
 }

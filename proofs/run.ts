@@ -7,6 +7,7 @@ import { loraProof } from "./lora.js";
 import { neuroadaProof } from "./neuroada.js";
 import { holds, type Proof } from "./proof.js";
 import { rosaProof } from "./rosa.js";
+import { selektProof } from "./selekt.js";
 
 /** Every experiment; a new one is its file and one line here. */
 const proofs: readonly Proof[] = [
@@ -15,6 +16,7 @@ const proofs: readonly Proof[] = [
   fastForwardProof(),
   neuroadaProof(),
   rosaProof(),
+  selektProof(),
 ];
 
 const wanted = process.argv.slice(2);

@@ -118,7 +118,17 @@ export {
   methodNames,
 } from "./registry.js";
 export { type NeuroadaConfig, neuroada, neuroadaMethod } from "./sparse/neuroada.js";
+export {
+  applyPatch,
+  composePatches,
+  loadPatch,
+  patchOf,
+  type SparseChange,
+  type SparsePatch,
+  savePatch,
+} from "./sparse/patch.js";
 export { type RosaConfig, rosa, rosaMethod } from "./sparse/rosa.js";
+export { type Projection, type SelektConfig, type Selekted, selekt } from "./sparse/selekt.js";
 export { type ShiraConfig, shira, shiraMethod } from "./sparse/shira.js";
 export { type C3aConfig, c3a, c3aMethod } from "./spectral/c3a.js";
 export { type FourierftConfig, fourierft, fourierftMethod } from "./spectral/fourierft.js";

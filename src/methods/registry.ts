@@ -5,6 +5,7 @@ import { type AdaptOptions, adapt } from "./adapt.js";
 import { siteMethods } from "./catalog.js";
 import { unfreeze } from "./full.js";
 import type { Method, SiteConfig, Statistic } from "./method.js";
+import { selekt, selektSchema } from "./sparse/selekt.js";
 
 /** A method under its name: what a configuration file, a command line or a table knows about it. */
 export interface MethodEntry {
@@ -56,8 +57,19 @@ const full: MethodEntry = {
   apply: (model, options) => unfreeze(model, options as { select?: string }),
 };
 
+const selektEntry: MethodEntry = {
+  name: "selekt",
+  summary: "every weight trained, and all but the largest changes undone now and then",
+  paper: "2503.03656",
+  kinds: ["weight"],
+  result: "model",
+  options: selektSchema,
+  needs: () => [],
+  apply: (model, options) => selekt(model, options),
+};
+
 /** Every method there is: those of catalog.ts, and what is not an adapter. */
-const entries: readonly MethodEntry[] = [...siteMethods.map(ofSites), full];
+const entries: readonly MethodEntry[] = [...siteMethods.map(ofSites), full, selektEntry];
 
 /** Names of all methods. */
 export const methodNames: readonly string[] = entries.map(({ name }) => name);

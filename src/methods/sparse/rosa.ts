@@ -137,7 +137,7 @@ function chooseMasks({ config, sites }: HookContext<RosaConfig>): TrainingHooks 
       if (step !== maskAfter + maskGrads) return;
       for (const [site, sum] of scores) {
         const places = site.tensors.rosa_places?.tensor.data as BigInt64Array;
-        largest(sum, places.length).forEach((place, at) => {
+        largest(Float32Array.from(sum), places.length).forEach((place, at) => {
           places[at] = BigInt(place);
         });
       }
