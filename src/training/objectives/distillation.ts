@@ -1,13 +1,23 @@
 import { z } from "zod";
 import { vjp } from "../../autodiff/index.js";
+import type { Pack } from "../../data/index.js";
 import { TunesmithError } from "../../errors/index.js";
-import { ops, type Value } from "../../graph/index.js";
+import { input, ops, type Value } from "../../graph/index.js";
 import type { CausalLm, LmOutputs } from "../../models/index.js";
+import { type Tensor, tensor } from "../../tensor/index.js";
 import { flatTargets, rowInputs, rowPass, tokenMask } from "../language-rows.js";
-import { chunkLogits, type Head, headInputs, rowsPerChunk, sumOfChunks } from "../losses/head.js";
+import {
+  chunkLogits,
+  type Head,
+  type HeadChunk,
+  headInputs,
+  rowsPerChunk,
+  sumOfChunks,
+} from "../losses/head.js";
 import { type NextTokenOptions, nextToken } from "../next-token.js";
-import type { LayOptions, LossGraph, Objective, StepShape } from "../objective.js";
+import type { LayOptions, LossGraph, Objective, StepBatch, StepShape } from "../objective.js";
 import { settingsOf } from "./options.js";
+import type { TeacherLogits } from "./teacher-logits.js";
 
 /** Options of `distillation` as data. */
 export const distillationOptions = z.strictObject({
@@ -27,15 +37,19 @@ export const distillationOptions = z.strictObject({
 });
 
 export interface DistillationOptions extends NextTokenOptions, z.input<typeof distillationOptions> {
-  /** The model to learn from; it is frozen, and has the student's vocabulary. */
-  readonly teacher: CausalLm;
+  /** The model to learn from; it is frozen, and has the student's vocabulary. This, or `teacherLogits`. */
+  readonly teacher?: CausalLm | undefined;
+  /** What it thought of these rows before, from a file (`openTeacherLogits`). Of its likeliest tokens only `forward` can be learnt. */
+  readonly teacherLogits?: TeacherLogits | undefined;
 }
 
 /**
  * Distillation (arXiv 1503.02531): the student's next-token distribution is drawn to the teacher's, at every trained token of
- * packed rows: α·T²·KL + (1 − α)·cross-entropy. The teacher runs in the same graph; logits of both exist a few rows at a time.
+ * packed rows: α·T²·KL + (1 − α)·cross-entropy. The teacher runs in the same graph, with logits of both a few rows at a time, or
+ * comes from a file. Of its likeliest tokens alone, their probabilities are taken to sum to 1.
  *
- * Throws `config-invalid` for models of different vocabularies, and what `nextToken` throws.
+ * Throws `config-invalid` for no teacher or two, for different vocabularies and for `reverse` with likeliest tokens only, and what
+ * `nextToken` throws; in training `data-invalid` for rows that the file lacks.
  *
  * @example
  * ```ts
@@ -50,56 +64,153 @@ export interface DistillationOptions extends NextTokenOptions, z.input<typeof di
  * ```
  */
 export function distillation(student: CausalLm, options: DistillationOptions): Objective<CausalLm> {
-  const { teacher } = options;
+  const { teacherLogits: file, train = [], validation = [] } = options;
   const settings = settingsOf("distillation", distillationOptions, options);
-  if (teacher.sizes.vocabSize !== student.sizes.vocabSize) {
-    throw new TunesmithError(
-      "config-invalid",
-      `the teacher knows ${teacher.sizes.vocabSize} tokens, the student ${student.sizes.vocabSize}`,
-      { fix: "choose two models with the same tokenizer" },
-    );
-  }
+  checkTeacher(student, options, settings.direction);
   const { scores: _, ...base } = nextToken(student, options);
+  const { validation: held } = base;
   return {
     ...base,
+    ...(file
+      ? {
+          batches: (from, seed) => withLogits(base.batches(from, seed), train, file),
+          ...(held ? { validation: () => withLogits(iteratorOf(held()), validation, file) } : {}),
+        }
+      : {}),
     name: "distillation",
-    identity: { ...base.identity, ...settings },
+    identity: { ...base.identity, ...settings, ...(file ? { top: file.top } : {}) },
     lossGraph: (shape, how) => lossGraph(student, options, settings, shape, how),
   };
 }
 
+function checkTeacher(
+  student: CausalLm,
+  { teacher, teacherLogits }: DistillationOptions,
+  direction: "forward" | "reverse",
+): void {
+  if ((teacher === undefined) === (teacherLogits === undefined)) {
+    throw new TunesmithError(
+      "config-invalid",
+      `distillation has ${teacher ? "two teachers" : "no teacher"}`,
+      {
+        fix: "give either `teacher`, a model, or `teacherLogits`, a file of its logits",
+      },
+    );
+  }
+  const known = teacher?.sizes.vocabSize ?? teacherLogits?.vocabSize;
+  if (known !== student.sizes.vocabSize) {
+    throw new TunesmithError(
+      "config-invalid",
+      `the teacher knows ${known} tokens, the student ${student.sizes.vocabSize}`,
+      { fix: "choose two models with the same tokenizer" },
+    );
+  }
+  if (teacherLogits && teacherLogits.top < teacherLogits.vocabSize && direction === "reverse") {
+    throw new TunesmithError(
+      "config-invalid",
+      `reverse needs the teacher's logits of all tokens; ${teacherLogits.name} has the ${teacherLogits.top} likeliest`,
+      { fix: "use the direction forward, or write the file with all of them" },
+    );
+  }
+}
+
+const LOGITS = "teacher_logits";
+const IDS = "teacher_ids";
+
+const iteratorOf = (batches: Iterable<StepBatch> | AsyncIterable<StepBatch>) =>
+  Symbol.asyncIterator in batches ? batches[Symbol.asyncIterator]() : batches[Symbol.iterator]();
+
+/** Batches with the teacher's logits of their rows; tokens without a loss have zeros. */
+async function* withLogits(
+  batches: Iterator<StepBatch> | AsyncIterator<StepBatch>,
+  packs: readonly Pack[],
+  file: TeacherLogits,
+): AsyncGenerator<StepBatch, undefined> {
+  for (;;) {
+    const { value: batch, done } = await batches.next();
+    if (done) return;
+    const { batch: rows, length } = batch.shape as { batch: number; length: number };
+    const logits = new Float32Array(rows * length * file.top);
+    const ids = file.top < file.vocabSize ? new Int32Array(logits.length) : undefined;
+    for (const [row, pack] of (batch.rows ?? []).entries()) {
+      let start = row * length;
+      for (const example of packs[Number(pack)]?.examples ?? []) {
+        const found = await file.read(example);
+        let token = 0;
+        for (let at = 0; at + 1 < example.ids.length; at++) {
+          if (example.lossMask[at + 1] !== 1) continue;
+          const part = (from: Tensor) =>
+            (from.data as Float32Array | Int32Array).subarray(token * file.top, (token + 1) * file.top);
+          logits.set(part(found.logits), (start + at) * file.top);
+          if (found.ids) ids?.set(part(found.ids), (start + at) * file.top);
+          token++;
+        }
+        start += example.ids.length;
+      }
+    }
+    const shape = [rows * length, file.top];
+    const fed = {
+      [LOGITS]: tensor("float32", shape, logits),
+      ...(ids ? { [IDS]: tensor("int32", shape, ids) } : {}),
+    };
+    yield { ...batch, feeds: { ...batch.feeds, ...fed } };
+  }
+}
+
 function lossGraph(
   student: CausalLm,
-  { teacher, chunkRows }: DistillationOptions,
+  { teacher, teacherLogits, chunkRows }: DistillationOptions,
   settings: z.output<typeof distillationOptions>,
   shape: StepShape,
   how: LayOptions,
 ): LossGraph {
   const inputs = rowInputs(shape);
   const pass = rowPass(student, inputs, how);
-  const taught = rowPass(teacher, inputs, { training: false });
+  const taught = teacher && rowPass(teacher, inputs, { training: false });
   const { labels, weights } = flatTargets(inputs);
+  const tokens = labels.shape[0] as number;
   // Two distributions and their difference exist per row.
-  const rows = rowsPerChunk(labels.shape[0] as number, 2 * student.sizes.vocabSize, chunkRows);
+  const rows = rowsPerChunk(tokens, 2 * student.sizes.vocabSize, how.chunkRows ?? chunkRows);
   const head = (outputs: LmOutputs): Head => ({ ...outputs, chunkRows: rows });
-  const loss = divergence(head(pass), head(taught), { labels, weights }, settings);
-  return { loss, passes: [pass, taught], mask: tokenMask(inputs) };
+  const teaching = taught ? inGraph(head(taught)) : fromFile(teacherLogits as TeacherLogits, tokens);
+  const loss = divergence(head(pass), teaching, { labels, weights }, settings);
+  return { loss, passes: taught ? [pass, taught] : [pass], mask: tokenMask(inputs) };
+}
+
+/** The teacher's logits of a chunk, and whose they are if not every token's. */
+type Teaching = (chunk: HeadChunk) => { readonly logits: Value; readonly ids?: Value };
+
+function inGraph(teacher: Head): Teaching {
+  const { masks } = headInputs(teacher);
+  return (chunk) => {
+    const rows = ops.after(chunk.part(teacher.hidden), chunk.hidden);
+    return { logits: ops.stopGradient(chunkLogits(teacher, masks, { ...chunk, hidden: rows })) };
+  };
+}
+
+function fromFile({ top, vocabSize }: TeacherLogits, tokens: number): Teaching {
+  const logits = input(LOGITS, "float32", [tokens, top]);
+  const ids = top < vocabSize ? input(IDS, "int32", [tokens, top]) : undefined;
+  return (chunk) => ({
+    logits: ops.stopGradient(chunk.part(logits)),
+    ...(ids ? { ids: ops.cast(chunk.part(ids), "int64") } : {}),
+  });
 }
 
 /** α·T²·Σ w·KL + (1 − α)·Σ w·cross-entropy, over chunks of rows. */
 function divergence(
   student: Head,
-  teacher: Head,
+  teaching: Teaching,
   { labels, weights }: { readonly labels: Value; readonly weights: Value },
   { direction, temperature, alpha }: z.output<typeof distillationOptions>,
 ): Value {
   const { parameters, masks } = headInputs(student);
-  const teacherMasks = headInputs(teacher).masks;
   return sumOfChunks(student, parameters, (chunk) => {
     const logits = chunkLogits(student, masks, chunk);
-    const rows = ops.after(chunk.part(teacher.hidden), chunk.hidden);
-    const given = ops.stopGradient(chunkLogits(teacher, teacherMasks, { ...chunk, hidden: rows }));
-    const [own, other] = [logSoftmaxAt(logits, temperature), logSoftmaxAt(given, temperature)];
+    const given = teaching(chunk);
+    const every = logSoftmaxAt(logits, temperature);
+    const own = given.ids ? ops.gatherElements(every, given.ids, 1) : every;
+    const other = logSoftmaxAt(given.logits, temperature);
     const [from, to] = direction === "forward" ? [other, own] : [own, other];
     const distance = ops.reduceSum(ops.mul(ops.exp(from), ops.sub(from, to)), [1], false);
     let each = ops.mul(distance, alpha * temperature ** 2);

@@ -32,4 +32,12 @@ export {
   objectiveNames,
   type PreparedObjective,
   prepareObjective,
+  teacherLogitsOf,
 } from "./registry.js";
+export {
+  openTeacherLogits,
+  type TeacherLogits,
+  type TeacherRow,
+  type WriteTeacherOptions,
+  writeTeacherLogits,
+} from "./teacher-logits.js";

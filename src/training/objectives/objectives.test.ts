@@ -185,7 +185,7 @@ test("dpo without a reference, and wrong options, are refused", async () => {
   const lm = await model();
   expect(() => dpo(lm, { ...PLAN, train: PAIRS })).toThrow(/no reference/);
   const reference = setActive(lm, []);
-  expect(() => dpo(lm, { ...PLAN, train: PAIRS, reference, beta: -1 })).toThrow(/dpo: beta/);
+  expect(() => dpo(lm, { ...PLAN, train: PAIRS, reference, beta: -1 })).toThrow(/dpo.beta/);
 });
 
 test("orpo, simpo and cpo equal their formulas, and their gradients the slopes", async () => {

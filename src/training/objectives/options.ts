@@ -9,7 +9,8 @@ export function settingsOf<S extends z.ZodObject>(name: string, schema: S, optio
   const parsed = schema.safeParse(own);
   if (parsed.success) return parsed.data;
   const issue = parsed.error.issues[0];
-  throw new TunesmithError("config-invalid", `${name}: ${issue?.path.join(".")}: ${issue?.message}`, {
+  const where = [name, ...(issue?.path ?? [])].join(".");
+  throw new TunesmithError("config-invalid", `${where}: ${issue?.message}`, {
     fix: `its options: ${Object.keys(schema.shape).join(", ")}`,
   });
 }

@@ -1,4 +1,5 @@
 import { z } from "zod";
+import { fileExists } from "#io";
 import {
   type Layout,
   type PrepareOptions,
@@ -17,6 +18,12 @@ import { cpo, dpo, orpo, type PreferenceData, simpo } from "./preference.js";
 import { cpoOptions, dpoOptions, orpoOptions, simpoOptions } from "./preference-losses.js";
 import { type ReferenceOptions, withReference } from "./reference.js";
 import { rowLengths } from "./row-lengths.js";
+import {
+  openTeacherLogits,
+  type TeacherLogits,
+  type WriteTeacherOptions,
+  writeTeacherLogits,
+} from "./teacher-logits.js";
 
 /** What an objective of a language model is made from. */
 export interface ObjectiveContext {
@@ -35,8 +42,9 @@ export interface ObjectiveContext {
   readonly reference?: CausalLm | undefined;
   /** Compute the reference's scores once, before the training; with a file they are kept there. Default: in every step. */
   readonly referenceScores?: Pick<ReferenceOptions, "file" | "fingerprint" | "session"> | undefined;
-  /** The model to learn from. */
+  /** The model to learn from, or a file of its logits. */
   readonly teacher?: CausalLm | undefined;
+  readonly teacherLogits?: TeacherLogits | undefined;
 }
 
 /** An objective over rows, and what the rows came to. */
@@ -226,7 +234,10 @@ const entries: readonly ObjectiveEntry[] = [
     needsTeacher: true,
     prepare: (context, own) =>
       packed(context, (plan) =>
-        distillation(context.model, { ...plan, ...own, teacher: context.teacher ?? context.model }),
+        distillation(context.model, {
+          ...{ ...plan, ...own, teacherLogits: context.teacherLogits },
+          teacher: context.teacherLogits ? undefined : context.teacher,
+        }),
       ),
   },
 ];
@@ -260,7 +271,8 @@ export async function prepareObjective(
   const parsed = entry.options.safeParse(options);
   if (!parsed.success) {
     const issue = parsed.error.issues[0];
-    throw new TunesmithError("config-invalid", `${name}: ${issue?.path.join(".")}: ${issue?.message}`, {
+    const where = [name, ...(issue?.path ?? [])].join(".");
+    throw new TunesmithError("config-invalid", `${where}: ${issue?.message}`, {
       fix: `its options: ${Object.keys(entry.options.shape).join(", ") || "none"}`,
     });
   }
@@ -269,12 +281,46 @@ export async function prepareObjective(
       fix: "give the model as it was before: setActive(model, []), or the base",
     });
   }
-  if (entry.needsTeacher && !context.teacher) {
+  if (entry.needsTeacher && !context.teacher && !context.teacherLogits) {
     throw new TunesmithError("config-invalid", `${name} has no teacher`, {
-      fix: "give a model to learn from",
+      fix: "give a model to learn from, or a file of its logits",
     });
   }
   return entry.prepare(context, parsed.data);
+}
+
+/**
+ * A teacher's logits of the rows that a run will read, computed before it unless the file is there already.
+ *
+ * Throws `config-invalid` for a file of another teacher, or for none and no teacher.
+ */
+export async function teacherLogitsOf(
+  context: Omit<ObjectiveContext, "model">,
+  file: string,
+  options: Pick<WriteTeacherOptions, "top" | "fingerprint" | "session" | "onProgress"> = {},
+): Promise<TeacherLogits> {
+  const { teacher, train, validation, tokenizer, length, tokens, padId } = context;
+  if (!(await fileExists(file))) {
+    if (!teacher) {
+      throw new TunesmithError("config-invalid", `there is no file ${file}, and no teacher to write it`, {
+        fix: "give the teacher, or the file's place",
+      });
+    }
+    const { packs } = prepareRows([...train, ...validation], tokenizer, { ...tokens, length });
+    const examples = packs.flatMap((pack) => pack.examples);
+    const lengths = rowLengths(examples, length);
+    await writeTeacherLogits(file, teacher, examples, { ...options, lengths, padId });
+  }
+  const opened = await openTeacherLogits(file);
+  const { fingerprint, top } = options;
+  const other = fingerprint !== undefined && opened.fingerprint !== fingerprint;
+  if (!other && (top === undefined || top === opened.top)) return opened;
+  await opened.close();
+  throw new TunesmithError(
+    "config-invalid",
+    other ? `${file} is of another teacher` : `${file} holds ${opened.top} logits per token, not ${top}`,
+    { fix: "name another file, or delete it" },
+  );
 }
 
 /** An objective with its options as a JSON schema's properties, for tables and other programs. */
