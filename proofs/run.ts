@@ -1,22 +1,60 @@
 // Runs the experiments and writes what was measured: npm run proofs -- [NAME ...]
 import { mkdirSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
+import { boftProof } from "./boft.js";
+import { cordaProof } from "./corda.js";
 import { dAdaptationProof } from "./d-adaptation.js";
+import { dynamicDoraProof } from "./dora-dynamic.js";
+import { elaloraProof } from "./elalora.js";
 import { fastForwardProof } from "./fast-forward.js";
+import { gloraProof } from "./glora.js";
+import { hraProof } from "./hra.js";
+import { hydraProof } from "./hydra.js";
+import { kadaptationProof } from "./kadaptation.js";
+import { kradapterProof } from "./kradapter.js";
+import { lolduProof } from "./loldu.js";
 import { loraProof } from "./lora.js";
+import { lormaProof } from "./lorma.js";
+import { ltSftProof } from "./lt-sft.js";
+import { mapProof } from "./map.js";
 import { neuroadaProof } from "./neuroada.js";
+import { orthogonalAdaptationProof } from "./orthogonal-adaptation.js";
 import { holds, type Proof } from "./proof.js";
+import { psoftProof } from "./psoft.js";
+import { pveraProof } from "./pvera.js";
+import { qgoftProof } from "./qgoft.js";
 import { rosaProof } from "./rosa.js";
 import { selektProof } from "./selekt.js";
+import { sodaProof } from "./soda.js";
+import { uoraProof } from "./uora.js";
 
 /** Every experiment; a new one is its file and one line here. */
 const proofs: readonly Proof[] = [
+  gloraProof(),
+  elaloraProof(),
+  mapProof(),
+  dynamicDoraProof(),
+  hydraProof(),
+  lolduProof(),
+  lormaProof(),
+  uoraProof(),
+  kradapterProof(),
+  pveraProof(),
+  cordaProof(),
   loraProof(),
   dAdaptationProof(),
   fastForwardProof(),
   neuroadaProof(),
+  boftProof(),
+  hraProof(),
+  psoftProof(),
+  qgoftProof(),
+  sodaProof(),
+  orthogonalAdaptationProof(),
+  kadaptationProof(),
   rosaProof(),
   selektProof(),
+  ltSftProof(),
 ];
 
 const wanted = process.argv.slice(2);
