@@ -1,8 +1,11 @@
+import { existsSync } from "node:fs";
+import { join } from "node:path";
 import { expect, test } from "vitest";
 import type { Tensor } from "../tensor/index.js";
 import { withFreshHead } from "./fresh-head.js";
 import { loadModel } from "./load.js";
 import { loadOnnxModel } from "./onnx/tensor-model.js";
+import { endsWithName } from "./path-rules.js";
 import { probe, probeOutputs, runModel } from "./probe.js";
 import { sitesOf } from "./sites.js";
 
@@ -69,3 +72,22 @@ test("what has no head, no classes or adapters is refused", async () => {
   expect(() => withFreshHead(vit, { labels: 0 })).toThrow(/0 classes/);
   expect(() => withFreshHead(vit, { labels: ["a", "a"] })).toThrow(/each name once|2 classes/);
 });
+
+const ASSETS = process.env.TUNESMITH_ASSETS ?? "../shared/assets";
+
+// One is a convolution under a pooling with one map per class, the other has one linear map and no other default target.
+test.each(["squeezenet/SqueezeNet_fp16.onnx", "mnist-onnx/mnist.onnx"])(
+  "%s gives scores [batch, classes], and default targets below the head",
+  async (file) => {
+    const path = join(ASSETS, "models", file);
+    if (!existsSync(path)) return console.warn(`skipped: ${path} is absent`);
+    const model = await loadModel(path, { task: "image-classification", labels: ["a", "b", "c"] });
+    const outputs = probeOutputs(model);
+    expect(outputs.values.logits?.shape).toEqual([1, 3]);
+    const sites = sitesOf(outputs);
+    const [head] = sites.filter(({ outFeatures }) => outFeatures === 3);
+    const chosen = sites.filter((site) => endsWithName(site.path, model.defaultTargets));
+    expect(chosen).toHaveLength(sites.length - 1);
+    expect(chosen).not.toContain(head);
+  },
+);

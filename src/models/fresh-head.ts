@@ -10,9 +10,10 @@ import {
   withScope,
 } from "../graph/index.js";
 import { freshWeights, initializerRange } from "./init.js";
+import { endsWithName } from "./path-rules.js";
 import { tensorInputs } from "./probe.js";
 import { mainResult, rewriteOutputs } from "./rewrite.js";
-import { type Site, siteOf, sitesOf } from "./sites.js";
+import { broadTargets, type Site, siteOf, sitesOf } from "./sites.js";
 import { storedOf } from "./stored.js";
 import { withLabels } from "./tensor-model.js";
 import type { TensorInputs, TensorModel, TensorOutputs, Weights } from "./types.js";
@@ -71,6 +72,7 @@ export function withFreshHead(model: TensorModel, { labels, seed = 0 }: FreshHea
   const base = model;
   return {
     ...model,
+    defaultTargets: targetsBesides(site, sitesOf(outputs), model.defaultTargets),
     task: model.task === "custom" ? taskOf(model) : model.task,
     labels: names,
     config: withLabels(model.config, { labels: names }),
@@ -103,6 +105,13 @@ const defaultLabels = (count: number): string[] =>
 function taskOf({ inputs }: TensorModel): TensorModel["task"] {
   if (inputs.some(({ name }) => name === "input_ids")) return "sequence-classification";
   return inputs.length === 1 && inputs[0]?.shape.length === 4 ? "image-classification" : "custom";
+}
+
+/** Default targets without a head that is trained whole; where nothing else was one, all other maps. */
+function targetsBesides(head: Site, sites: readonly Site[], targets: readonly string[]): readonly string[] {
+  const rest = sites.filter(({ path }) => path !== head.path);
+  const left = targets.filter((name) => rest.some(({ path }) => endsWithName(path, [name])));
+  return left.length > 0 ? left : broadTargets(rest, sites);
 }
 
 interface FreshTensors {
@@ -187,9 +196,17 @@ function swapped(outputs: TensorOutputs, model: TensorModel, fresh?: FreshTensor
   const result = rewriteOutputs(outputs, { visit });
   const values = Object.entries(outputs.values).map(([name, value]): [string, Value] => [
     value === main ? "logits" : name,
-    result.values[name] as Value,
+    value === main ? perClass(result.values[name] as Value) : (result.values[name] as Value),
   ]);
   return { ...result, values: Object.fromEntries(values) };
+}
+
+/** `[batch, classes]`, also of pooled maps `[batch, classes, 1, 1]`. */
+function perClass(logits: Value): Value {
+  const [batch = 1, classes = 1, ...area] = logits.shape;
+  return area.length > 0 && area.every((dim) => dim === 1)
+    ? ops.reshape(logits, [batch, classes], [logits])
+    : logits;
 }
 
 /** A bias of the old classes, where it is not part of the map. */

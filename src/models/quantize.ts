@@ -129,7 +129,9 @@ function chooseSites(
   if (chosen.length > 0) return { chosen, left };
   const reasons = [...new Set(left.map(({ path, reason }) => `${path}: ${reason}`))].slice(0, 5).join("; ");
   throw new TunesmithError("target-not-found", "no linear map of the model can be quantised", {
-    fix: reasons ? `left as they are: ${reasons}` : "the model has no linear maps; load it without quantize",
+    fix: reasons
+      ? `left as they are: ${reasons}`
+      : "the model has no linear maps: leave out quantize, or the variants q8, q4 and bnb4",
     details: { left },
   });
 }

@@ -129,7 +129,7 @@ function checkSavable(model: Model, folder: string): void {
       "format-unsupported",
       `a model of architecture '${model.architecture}' has no config.json to be saved with`,
       {
-        fix: "save it as ONNX",
+        fix: "write ONNX instead: exportOnnx, or tunesmith export",
       },
     );
   }
@@ -164,7 +164,7 @@ const tensorDefinitionOf = (model: TensorModel): AnyTensorArchitecture | undefin
   tensorArchitectures.find(({ modelTypes }) => modelTypes.includes(model.architecture));
 
 /** The class in transformers that loads the folder; undefined for models that are no folders. */
-function classOf(model: Model): string | undefined {
+export function classOf(model: Model): string | undefined {
   if (model.task === "causal-lm") return definitionOf(model) && CLASSES[model.architecture];
   return tensorDefinitionOf(model)?.className?.(model.config, model.task);
 }

@@ -1,5 +1,6 @@
 import { type Attrs, type Node, reach, type Value } from "../graph/index.js";
 import { isVector } from "./operands.js";
+import { namesOf } from "./path-rules.js";
 import { quantisedMap } from "./quantised-maps.js";
 import { mainResult, resultsOf } from "./rewrite.js";
 import { storedOf } from "./stored.js";
@@ -165,3 +166,13 @@ function headProduct(outputs: Outputs): Value | undefined {
 
 const isProduct = (node: Node): boolean =>
   ["Gemm", "MatMul", "Conv"].includes(node.op) || siteOf(node) !== undefined;
+
+/** Names of every linear map but the head; of convolutions where there are no linear maps. `all` are the modules they are told from. */
+export function broadTargets(sites: readonly Site[], all: readonly Site[] = sites): string[] {
+  const linear = sites.filter(({ kind, isHead }) => kind === "linear" && !isHead);
+  const chosen = linear.length > 0 ? linear : sites.filter(({ kind, isHead }) => kind === "conv" && !isHead);
+  return namesOf(
+    chosen.map(({ path }) => path),
+    all.map(({ path }) => path),
+  );
+}

@@ -69,6 +69,14 @@ test("a classifier is trained with a new head, evaluated and used", async () => 
   await json(["predict", ...given, "--data", "new.txt", "--out", "predictions.jsonl"], folder);
   const [first = ""] = readFileSync(join(folder, "predictions.jsonl"), "utf8").split("\n");
   expect(JSON.parse(first)).toMatchObject({ row: 1, label: "pos" });
+  // The same classes once merged, as a folder and as ONNX.
+  for (const command of ["merge", "export"]) {
+    const written = await json([command, "--model", ...given, "--out", command], folder);
+    expect(written.maxDiff).toBeLessThan(1e-4);
+    await json(["predict", command, "--data", "new.txt", "--out", `${command}.jsonl`], folder);
+    const [line = ""] = readFileSync(join(folder, `${command}.jsonl`), "utf8").split("\n");
+    expect(JSON.parse(line)).toMatchObject({ row: 1, label: "pos" });
+  }
 }, 120_000);
 
 test("pairs of answers are learnt by DPO, or by the objective that is named", async () => {

@@ -8,12 +8,13 @@ import type { Context } from "../command.js";
 import type { exportSchema } from "../config/schema.js";
 import { checkOnnx } from "../onnx-check.js";
 import { version } from "../version.js";
-import { openAdapted } from "../work.js";
+import { openForTask } from "./task-model.js";
 
 type Config = z.output<typeof exportSchema>;
 
 export async function runExport(config: Config, { ui, signal }: Context): Promise<void> {
-  const model: Model = await openAdapted(config, ui, signal, config.task);
+  const task = config.task === "auto" ? {} : { for: config.task };
+  const model: Model = await openForTask({ ...config, ...task }, ui, signal);
   if (config.format === "onnx-adapter") {
     await saveOnnxAdapter(model, config.out);
     ui.say(`wrote ${config.out}`);

@@ -1,7 +1,7 @@
 import { basename, dirname, fileExists, joinPath, stat, writeFileAtomic } from "#io";
 import { readJson } from "../checkpoint.js";
 import { configText } from "../config-text.js";
-import { copyTokenizer } from "../save.js";
+import { classOf, copyTokenizer } from "../save.js";
 import type { CausalLm, Model } from "../types.js";
 
 interface BesideOptions {
@@ -142,7 +142,8 @@ function whisperFeatures({ architecture, config }: Model): Json | undefined {
 
 /** The config with what transformers.js looks for: sizes of the cache by name, and which files have data beside them. */
 function configFor(model: Model, { layout, written }: BesideOptions): Json {
-  if (layout === "plain") return model.config;
+  const own = withClass(model);
+  if (layout === "plain") return own;
   const data = written
     .filter((path) => path.endsWith("_data"))
     .map((path) => basename(path).slice(0, -"_data".length));
@@ -154,12 +155,20 @@ function configFor(model: Model, { layout, written }: BesideOptions): Json {
     ...(data.length > 0 ? { use_external_data_format: external } : {}),
   };
   const sizes = model.task === "causal-lm" ? cacheSizes(model) : {};
-  const { "transformers.js_config": _, ...config } = model.config;
+  const { "transformers.js_config": _, ...config } = own;
   return {
     ...sizes,
     ...config,
     ...(Object.keys(js).length > 0 ? { "transformers.js_config": js } : {}),
   };
+}
+
+/** The config with the class of the model's task, which need not be that of the file it came from. */
+function withClass(model: Model): Json {
+  const { architectures: before, ...rest } = model.config;
+  const name = classOf(model);
+  if (name !== undefined) return { architectures: [name], ...rest };
+  return before === undefined || model.architecture !== "onnx" ? rest : model.config;
 }
 
 const cacheSizes = ({ sizes, config }: CausalLm): Json =>

@@ -30,6 +30,9 @@ export function taskOfOnnx(graph: Graph, config: Readonly<Record<string, unknown
     (graph.outputs.has("last_hidden_state") || graph.outputs.has("sentence_embedding"))
   )
     return "embedding";
-  if (inputs.has("pixel_values") && logits?.shape.length === 2) return "image-classification";
+  const [image] = graph.inputs;
+  // A file that names its classes may call its images anything.
+  const isImage = graph.inputs.length === 1 && image?.shape.length === 4 && config.id2label !== undefined;
+  if ((inputs.has("pixel_values") || isImage) && logits?.shape.length === 2) return "image-classification";
   return "custom";
 }

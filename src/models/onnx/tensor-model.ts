@@ -14,9 +14,8 @@ import {
   type Value,
 } from "../../graph/index.js";
 import { readJson } from "../checkpoint.js";
-import { namesOf } from "../path-rules.js";
 import { tensorInputs } from "../probe.js";
-import { siteOf, sitesOf } from "../sites.js";
+import { broadTargets, siteOf, sitesOf } from "../sites.js";
 import { tokenizerIn } from "../tokenizer-files.js";
 import type { InputSpec, Task, TensorInputs, TensorModel, TensorOutputs, Weights } from "../types.js";
 import { withoutCacheBranch } from "./cache-branch.js";
@@ -87,7 +86,9 @@ export async function loadOnnxModel(path: string, wanted?: Task): Promise<Tensor
     build: (given) => layOut(source, given),
   };
   // A language model's caches have lengths that depend on each other: its own loader takes them out.
-  return task === ("causal-lm" as string) ? model : { ...model, defaultTargets: targetsOf(model) };
+  return task === ("causal-lm" as string)
+    ? model
+    : { ...model, defaultTargets: broadTargets(sitesOf(model.build(tensorInputs(model)))) };
 }
 
 /** Lays the imported graph over given inputs. */
@@ -126,8 +127,17 @@ const misfit = (path: string, { name, shape }: Value, given: readonly Dim[]): Tu
   new TunesmithError(
     "shape-mismatch",
     `${path}: input '${name}' is [${shape.join(", ")}] in the file; [${given.join(", ")}] was given`,
-    { fix: "use the sizes it was exported for, or export it with dynamic axes" },
+    { fix: misfitFix(shape, given) },
   );
+
+function misfitFix(shape: readonly Dim[], given: readonly Dim[]): string {
+  const wrong = shape.flatMap((dim, at) => (dim === given[at] ? [] : [at]));
+  const fixed =
+    shape[0] === 1 && wrong.join() === "0"
+      ? "use batches of one (--batch-size 1, --accumulate for larger steps)"
+      : "use the sizes it was exported for";
+  return `${fixed}, or export it with dynamic axes`;
+}
 
 /** Where the residual stream of a transformer may be cut; none for other networks. */
 function boundariesOf(
@@ -219,15 +229,4 @@ function freeName(name: string, taken: ReadonlyMap<string, unknown>): string {
   let count = 2;
   while (taken.has(`${name}.${count}`)) count++;
   return `${name}.${count}`;
-}
-
-/** Every kind of linear map but the head; convolutions where there are no linear maps. */
-function targetsOf(model: TensorModel): string[] {
-  const sites = sitesOf(model.build(tensorInputs(model)));
-  const linear = sites.filter(({ kind, isHead }) => kind === "linear" && !isHead);
-  const chosen = linear.length > 0 ? linear : sites.filter(({ kind, isHead }) => kind === "conv" && !isHead);
-  return namesOf(
-    chosen.map(({ path }) => path),
-    sites.map(({ path }) => path),
-  );
 }
