@@ -129,6 +129,7 @@ async function scoresOf(lm: AdaptedLm) {
 }
 type Scores = Awaited<ReturnType<typeof scoresOf>>[number];
 
+const perToken = ({ c, r, refC, refR }: Scores) => mean(c) - mean(refC) - (mean(r) - mean(refR));
 const delta = ({ c, r, refC, refR }: Scores) => sum(c) - sum(refC) - (sum(r) - sum(refR));
 
 describe.each<[string, Partial<DpoOptions>, (scores: Scores) => number]>([
@@ -157,7 +158,8 @@ describe.each<[string, Partial<DpoOptions>, (scores: Scores) => number]>([
     const scores = await scoresOf(lm);
     const found = await evaluated(objective);
     expect(found.loss).toBeCloseTo(mean(scores.map(formula)), 4);
-    expect(found.scores.margin).toBeCloseTo(mean(scores.map(delta)), 3);
+    const margin = options.loss === "ipo" ? perToken : delta;
+    expect(found.scores.margin).toBeCloseTo(mean(scores.map(margin)), 3);
     await checkSlope(objective);
   });
 });
@@ -192,22 +194,30 @@ test("orpo, simpo and cpo equal their formulas, and their gradients the slopes",
   const lm = await model();
   const scores = await scoresOf(lm);
   const odds = (p: number) => p - Math.log(1 - Math.exp(p));
-  const cases: [Objective, (s: Scores) => number][] = [
+  const [ofMeans, ofSums] = [({ c, r }: Scores) => mean(c) - mean(r), ({ c, r }: Scores) => sum(c) - sum(r)];
+  const cases: [Objective, (s: Scores) => number, (s: Scores) => number][] = [
     [
       orpo(lm, { ...PLAN, train: PAIRS, validation: PAIRS, beta: 0.5 }),
       ({ c, r }) => -mean(c) - 0.5 * logSigmoid(odds(mean(c)) - odds(mean(r))),
+      ofMeans,
     ],
     [
       simpo(lm, { ...PLAN, train: PAIRS, validation: PAIRS, beta: 2, gamma: 0.4 }),
       ({ c, r }) => -logSigmoid(2 * (mean(c) - mean(r)) - 0.4),
+      ofMeans,
     ],
     [
       cpo(lm, { ...PLAN, train: PAIRS, validation: PAIRS, beta: 0.2, alpha: 0.7 }),
       ({ c, r }) => -logSigmoid(0.2 * (sum(c) - sum(r))) - 0.7 * mean(c),
+      ofSums,
     ],
   ];
-  for (const [objective, formula] of cases) {
-    expect((await evaluated(objective)).loss).toBeCloseTo(mean(scores.map(formula)), 4);
+  for (const [objective, formula, margin] of cases) {
+    const found = await evaluated(objective);
+    expect(found.loss).toBeCloseTo(mean(scores.map(formula)), 4);
+    expect(found.scores.margin).toBeCloseTo(mean(scores.map(margin)), 3);
+    const ahead = scores.filter((one) => margin(one) > 0).length;
+    expect(found.scores.preferenceAccuracy).toBeCloseTo(ahead / scores.length, 6);
     await checkSlope(objective);
   }
 });
@@ -313,6 +323,9 @@ test("an objective by name scores its pairs with the reference once, when that i
   expect(once.objective.lossGraph(once.shape, { training: true }).passes.length).toBe(1);
   expect(live.objective.lossGraph(live.shape, { training: true }).passes.length).toBe(2);
   expect((await evaluated(once.objective)).loss).toBeCloseTo((await evaluated(live.objective)).loss, 5);
+  const blank = { ...context, train: [{ kind: "text" as const, text: "One two" }] };
+  const short = { ...blank, validation: [{ kind: "text" as const, text: "" }] };
+  await expect(prepareObjective("sft", short)).rejects.toThrow(/^held-out data: no example is left/);
   await expect(prepareObjective("dpo", context, { betta: 1 })).rejects.toThrow(/dpo/);
   await expect(prepareObjective("distillation", context)).rejects.toThrow(/no teacher/);
   await expect(prepareObjective("kto", context)).rejects.toThrow(/preference row/);

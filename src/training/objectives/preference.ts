@@ -59,6 +59,8 @@ interface Preference {
   /** Per pair; `reference` is there when `needsReference`. */
   readonly loss: (pair: PairScores, reference: ReferenceScores | undefined) => Value;
   readonly needsReference?: { readonly model: CausalLm | undefined };
+  /** The loss compares means over tokens, and so do the scores of an evaluation. */
+  readonly perToken?: boolean;
 }
 
 /**
@@ -94,6 +96,7 @@ export function dpo(model: CausalLm, options: DpoOptions): Objective<CausalLm> {
     settings,
     loss: (pair, other) => dpoLoss(pair, other as ReferenceScores, settings),
     needsReference: { model: scored ? undefined : reference },
+    perToken: settings.loss === "ipo",
   });
 }
 
@@ -108,6 +111,7 @@ export function orpo(
     data: options,
     settings,
     loss: (pair) => orpoLoss(pair, settings),
+    perToken: true,
   });
 }
 
@@ -122,6 +126,7 @@ export function simpo(
     data: options,
     settings,
     loss: (pair) => simpoLoss(pair, settings),
+    perToken: true,
   });
 }
 
@@ -192,7 +197,7 @@ const column = (x: Value, at: number): Value => ops.squeeze(ops.slice(x, 1, at, 
 
 function lossGraph(
   model: CausalLm,
-  { loss, needsReference, data }: Preference,
+  { loss, needsReference, data, perToken }: Preference,
   shape: StepShape,
   how: LayOptions,
 ): LossGraph {
@@ -221,7 +226,10 @@ function lossGraph(
     other = { chosen: column(known, 0), rejected: column(known, 1) };
   }
   const weights = input(GROUP_WEIGHTS, "float32", [pairs]);
-  const ratio = (side: "chosen" | "rejected") => (other ? ops.sub(scores[side], other[side]) : scores[side]);
+  const ratio = (side: "chosen" | "rejected") => {
+    const sum = other ? ops.sub(scores[side], other[side]) : scores[side];
+    return perToken ? ops.div(sum, ops.max(scores[`${side}Length`], 1)) : sum;
+  };
   return {
     loss: ops.reduceSum(ops.mul(loss(scores, other), weights), undefined, false),
     outputs: { margins: ops.sub(ratio("chosen"), ratio("rejected")) },
@@ -230,7 +238,7 @@ function lossGraph(
   };
 }
 
-/** How often, and by how much, the preferred answer is ahead (of the reference's difference, where there is one). */
+/** How often, and by how much, the preferred answer is ahead in what the loss compares. */
 export const marginScores = (): ScoreKeeper => {
   let [ahead, sum, count] = [0, 0, 0];
   return {

@@ -88,7 +88,7 @@ function packed(
 ): PreparedObjective {
   const how = { ...tokens, length, ...(packing ? { packing } : {}) };
   const own = prepareRows(train, tokenizer, how);
-  const held = validation.length > 0 ? prepareRows(validation, tokenizer, how) : undefined;
+  const held = validation.length > 0 ? heldOut(() => prepareRows(validation, tokenizer, how)) : undefined;
   const lengths = [...new Set([...own.lengths, ...(held?.lengths ?? [])])].sort((a, b) => a - b);
   const objective = make({ train: own.packs, validation: held?.packs, batchSize, lengths, padId });
   const fits = (tokenCount: number) => own.lengths.find((size) => size >= tokenCount) ?? 0;
@@ -108,6 +108,17 @@ function packed(
   };
 }
 
+/** What is wrong with held-out rows must not read as if it were with those to train on. */
+function heldOut<T>(prepare: () => T): T {
+  try {
+    return prepare();
+  } catch (error) {
+    if (!(error instanceof TunesmithError)) throw error;
+    const { code, message, fix, details } = error;
+    throw new TunesmithError(code, `held-out data: ${message}`, { fix, details, cause: error });
+  }
+}
+
 /** Objectives over answers that are judged. */
 async function judged<E>(
   context: ObjectiveContext,
@@ -122,7 +133,8 @@ async function judged<E>(
   const { tokenizer, batchSize, length, tokens } = context;
   const options = { ...tokens, maxLength: length };
   const own = tokenize(context.train, tokenizer, options);
-  const held = context.validation.length > 0 ? tokenize(context.validation, tokenizer, options).examples : [];
+  const { validation } = context;
+  const held = validation.length > 0 ? heldOut(() => tokenize(validation, tokenizer, options).examples) : [];
   const rows = own.examples.flatMap(rowsOf);
   const heldRows = held.flatMap(rowsOf);
   const lengths = rowLengths([...rows, ...heldRows], length);

@@ -61,6 +61,7 @@ test.each<[ScheduleConfig, RegExp]>([
   [{ type: "linear", totalSteps: 3, warmupSteps: 1, warmupRatio: 0.1 }, /both set/],
   [{ type: "constant", warmupRatio: 0.1 }, /needs totalSteps/],
   [{ type: "wsd", totalSteps: 10, warmupSteps: 6, decaySteps: 5 }, /exceed totalSteps/],
+  [{ type: "linear", totalSteps: 3, minFactor: 0.1 } as ScheduleConfig, /linear has no setting 'minFactor'/],
   [{ type: "cosin" } as unknown as ScheduleConfig, /unknown schedule 'cosin'/],
 ])("%o is refused", (config, message) => {
   expect(() => createSchedule(config)).toThrow(message);

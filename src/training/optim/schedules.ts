@@ -39,10 +39,33 @@ export const scheduleNames = [
   "one-cycle",
 ] as const satisfies readonly ScheduleConfig["type"][];
 
+const WARMUP = ["warmupSteps", "warmupRatio", "totalSteps"];
+/** Settings of each type beside the warm-up and the number of steps. */
+const settings: Readonly<Record<ScheduleConfig["type"], readonly string[]>> = {
+  constant: [],
+  linear: [],
+  cosine: ["cycles", "minFactor"],
+  "cosine-with-restarts": ["cycles"],
+  polynomial: ["power", "endFactor"],
+  "inverse-sqrt": ["timescale"],
+  wsd: ["decaySteps", "warmupType", "decayType", "minFactor"],
+  "one-cycle": ["divFactor", "finalDivFactor", "anneal"],
+};
+
+function checkSettings(config: ScheduleConfig): void {
+  const own = settings[config.type];
+  const unknown =
+    own && Object.keys(config).find((key) => key !== "type" && ![...WARMUP, ...own].includes(key));
+  if (unknown === undefined) return;
+  throw new TunesmithError("config-invalid", `${config.type} has no setting '${unknown}'`, {
+    fix: own.length > 0 ? `its settings: ${own.join(", ")}` : "it has none but the warm-up's",
+  });
+}
+
 /**
  * The schedule a configuration describes.
  *
- * @throws `config-invalid` for an unknown type or a setting out of range.
+ * @throws `config-invalid` for an unknown type or setting, or one out of range.
  *
  * @example
  * ```ts
@@ -52,6 +75,7 @@ export const scheduleNames = [
  * ```
  */
 export function createSchedule(config: ScheduleConfig): Schedule {
+  checkSettings(config);
   switch (config.type) {
     case "constant":
       return constant(config);
