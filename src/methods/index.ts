@@ -117,6 +117,13 @@ export {
   methodNamed,
   methodNames,
 } from "./registry.js";
+export {
+  type LtSftConfig,
+  type LtSftOptions,
+  ltSft,
+  pulledToBase,
+  type SparselyTuned,
+} from "./sparse/lt-sft.js";
 export { type NeuroadaConfig, neuroada, neuroadaMethod } from "./sparse/neuroada.js";
 export {
   applyPatch,
@@ -134,3 +141,4 @@ export { type C3aConfig, c3a, c3aMethod } from "./spectral/c3a.js";
 export { type FourierftConfig, fourierft, fourierftMethod } from "./spectral/fourierft.js";
 export { type WaveftConfig, waveft, waveftMethod } from "./spectral/waveft.js";
 export { isTarget, selectTargets, type TargetSelection } from "./targets.js";
+export { toLora } from "./to-lora.js";

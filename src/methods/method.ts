@@ -205,6 +205,13 @@ export interface Method<Config extends SiteConfig> {
     bias: Value | undefined,
     weight: () => Value,
   ): Value | undefined;
+  /** The same as a low-rank update, where it is one: W' = W + b·a, with a `[r, in]` and b `[out, r]`. For `toLora`. */
+  lowRank?(
+    weight: Value,
+    tensors: TensorValues,
+    site: SiteShape,
+    config: Config,
+  ): { readonly a: Value; readonly b: Value };
   /**
    * The map's output with the adapter, shaped as `y`: `y` plus `gate` times what the adapter adds to it. Not used for
    * convolutions in groups, whose features do not mix. Default, and where it gives undefined: the map with the changed

@@ -121,6 +121,10 @@ export const kadaptationMethod = {
     const { up, down } = factors(values, site, config);
     return ops.gemm(up, down, weight, { alpha: config.scale });
   },
+  lowRank(_, values, site, config) {
+    const { up, down } = factors(values, site, config);
+    return { a: down, b: ops.mul(up, config.scale) };
+  },
   biasDelta: (values) => values.kadaptation_bias,
   forward({ x, y, gate, tensors: values, site, apply, mix, perFeature, dropped, training }, config) {
     const { up, down } = factors(values, site, config);

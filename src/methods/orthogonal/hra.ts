@@ -113,6 +113,10 @@ export const hraMethod = {
     const { a, u } = factors(values, config);
     return ops.gemm(ops.matmul(weight, a), u, weight, { transB: true });
   },
+  lowRank(weight, values, _, config) {
+    const { a, u } = factors(values, config);
+    return { a: ops.transpose(u, [1, 0]), b: ops.matmul(weight, a) };
+  },
   forward({ x, y, gate, tensors: values, weight, apply, mix }, config) {
     const { a, u } = factors(values, config);
     const down = apply(x, ops.transpose(u, [1, 0]));

@@ -95,6 +95,10 @@ export const orthogonalAdaptationMethod = {
     const b = values[basisName(site.inFeatures)] as Value;
     return ops.gemm(values.orthogonal_A as Value, b, weight, { alpha: scale });
   },
+  lowRank: (_, values, site, { scale }) => ({
+    a: values[basisName(site.inFeatures)] as Value,
+    b: ops.mul(values.orthogonal_A as Value, scale),
+  }),
   forward({ x, y, gate, tensors: values, site, apply, mix }, { scale }) {
     const b = values[basisName(site.inFeatures)] as Value;
     return mix(ops.mul(apply(x, b), gate), values.orthogonal_A as Value, { onto: y, alpha: scale });

@@ -93,6 +93,10 @@ export const psoftMethod = {
     const left = ops.matmul(values.psoft_B as Value, change(values, config));
     return ops.gemm(left, values.psoft_A as Value, weight);
   },
+  lowRank: (_, values, __, config) => ({
+    a: values.psoft_A as Value,
+    b: ops.matmul(values.psoft_B as Value, change(values, config)),
+  }),
   forward({ x, y, gate, tensors: values, apply, mix, dropped }, config) {
     const input = config.dropout > 0 ? dropped(x, config.dropout) : x;
     const turned = mix(apply(input, values.psoft_A as Value), change(values, config));
