@@ -61,6 +61,59 @@ test("conversations: answers are trained", () => {
   expect(() => tokenizeExamples([row], tokenizer, { maxLength: 100 })).toThrow(/no chat template/);
 });
 
+const CHATML =
+  "{% for m in messages %}{{ '<' + m.role + '>' + m.content + eos_token }}{% endfor %}{% if add_generation_prompt %}<assistant>{% endif %}";
+
+test.each(["the tokenizer's template", "a given template", "no template"])(
+  "every answer of a conversation has a loss and nothing else, with %s, packed too",
+  async (which) => {
+    const own = which === "the tokenizer's template";
+    const by = await tokenizerFromJson(json, {
+      ...{ eos_token: "<|endoftext|>", ...(own ? { chat_template: CHATML } : {}) },
+    });
+    // Answers that repeat what stands elsewhere, two in a row, one after a tool, and a user's last word.
+    const turns: [string, string][] = [
+      ...([
+        ["system", "cat"],
+        ["user", "the cat"],
+        ["assistant", "the cat"],
+        ["assistant", "cat"],
+      ] as const),
+      ...([
+        ["user", "cat"],
+        ["assistant", ""],
+        ["tool", "cat sat"],
+        ["assistant", "sat"],
+        ["user", "sat"],
+      ] as const),
+    ].map(([role, content]) => [role, content]);
+    const rows: Row[] = [
+      { kind: "chat", messages: turns.map(([role, content]) => ({ role, content })) },
+      { kind: "chat", messages: turns.slice(0, 3).map(([role, content]) => ({ role, content })) },
+    ];
+    const options = { maxLength: 100, ...(which === "a given template" ? { chatTemplate: CHATML } : {}) };
+    if (which === "no template") {
+      expect(() => tokenizeExamples(rows, by, options)).toThrow(/no chat template/);
+      return;
+    }
+    const { examples } = tokenizeExamples(rows, by, options);
+    const end = "<|endoftext|>";
+    const answers = [`the cat${end}cat${end}${end}sat${end}`, `the cat${end}`];
+    expect(examples.map((example) => trained(example, by))).toEqual(answers);
+    const rest = (example: TokenizedExample) =>
+      by.decode(example.ids.filter((_, index) => example.lossMask[index] === 0));
+    expect(rest(examples[0] as TokenizedExample)).toBe(
+      `<system>cat${end}<user>the cat${end}<assistant><assistant><user>cat${end}<assistant><tool>cat sat${end}<assistant><user>sat${end}`,
+    );
+    const { labels, lossWeights } = collate(packExamples(examples, { length: 256 }), {
+      length: 256,
+      padId: 0,
+    });
+    const learnt = [...(labels.data as Int32Array)].filter((_, at) => lossWeights.data[at] === 1);
+    expect(by.decode(Int32Array.from(learnt))).toBe(answers.join(""));
+  },
+);
+
 test("long answers are cut and counted, prompts without room are dropped", () => {
   const rows: Row[] = [
     { kind: "completion", prompt: "x", completion: "yyyyyyyy" },
