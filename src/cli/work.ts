@@ -204,8 +204,16 @@ export function tokenizeOptions({
 }
 
 /** Sessions of commands run in a worker, so that bars move and Ctrl-C is heard. */
-export const sessionOf = ({ threads }: { threads?: number | undefined }) => ({
+export const sessionOf = ({
+  threads,
+  prepack,
+}: {
+  threads?: number | undefined;
+  prepack?: boolean | undefined;
+}) => ({
   worker: true,
+  // What is not switched off is the runtime's choice.
+  ...(prepack === false ? { prepack } : {}),
   ...(threads === undefined ? {} : { threads }),
 });
 

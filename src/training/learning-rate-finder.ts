@@ -31,7 +31,7 @@ export interface LearningRateRange {
   readonly points: readonly LearningRatePoint[];
 }
 
-/** Share of the past in the smoothed loss; the loss, in parts of the best, at which the search ends; points left out at the end. */
+/** Share of the past in the smoothed loss; the loss, in parts of the best, at which the search ends. */
 const [KEPT, DIVERGED] = [0.9, 4];
 
 /**
@@ -106,18 +106,18 @@ export async function findLearningRate(
   return { ...readRange(points), points };
 }
 
+/** Steps on either side over which the fall of the loss is measured: single batches say little. */
+const REACH = 5;
+
 function readRange(points: readonly LearningRatePoint[]): Omit<LearningRateRange, "points"> {
-  let steepest: { slope: number; at: number } | undefined;
-  let lowest = 0;
-  for (const [at, { smoothed }] of points.entries()) {
-    const [before, after] = [points[at - 1], points[at + 1]];
-    if (smoothed < (points[lowest]?.smoothed ?? Number.POSITIVE_INFINITY)) lowest = at;
-    if (!before || !after) continue;
-    const slope = after.smoothed - before.smoothed;
-    if (slope < (steepest?.slope ?? 0)) steepest = { slope, at };
+  const smoothed = (at: number) => points[at]?.smoothed ?? Number.NaN;
+  let [steepest, slope] = [-1, 0];
+  for (let at = 2 * REACH; at + REACH < points.length; at++) {
+    const fall = smoothed(at + REACH) - smoothed(at - REACH);
+    if (fall < slope) [steepest, slope] = [at, fall];
   }
-  return {
-    suggestion: steepest && points[steepest.at]?.learningRate,
-    largest: steepest && points[lowest]?.learningRate,
-  };
+  if (steepest < 0) return { suggestion: undefined, largest: undefined };
+  let lowest = steepest;
+  for (let at = steepest; at < points.length; at++) if (smoothed(at) < smoothed(lowest)) lowest = at;
+  return { suggestion: points[steepest]?.learningRate, largest: points[lowest]?.learningRate };
 }

@@ -61,6 +61,8 @@ export interface MemoryPlanOptions {
   readonly steps?: number | undefined;
   /** Bytes of activations kept in memory. Default 0. */
   readonly prefixCacheBytes?: number | undefined;
+  /** Bytes the process holds already. Default: as it is now; give it where several plans are compared. */
+  readonly inUse?: number | undefined;
   /** How the run's sessions are made; prepacking takes memory. */
   readonly session?: SessionOptions | undefined;
 }
@@ -123,7 +125,7 @@ export function memoryPlan(
     runtime: WORKER_BYTES + sum(parts.map(({ nodes }) => nodes * NODE_BYTES)),
   };
   const total = sum(Object.values(plan));
-  const inUse = processMemory();
+  const inUse = options.inUse ?? processMemory();
   return { ...plan, total, inUse, peak: inUse === undefined ? undefined : inUse + total };
 }
 

@@ -1,22 +1,15 @@
 import { isAdapted, isUnfrozen } from "../../methods/index.js";
-import { type MemoryPlan, memoryPlan } from "../../training/index.js";
-import { bytesIn } from "../config/flags.js";
+import type { MemoryPlan } from "../../training/index.js";
 import { formatBytes, table, type Ui } from "../ui.js";
+import { planRun } from "./memory.js";
 import { type Prepared, type RunConfig, trainableCount } from "./prepare-run.js";
 
 /** Prints what a run would do. */
 export function dryRun(config: RunConfig, prepared: Prepared, ui: Ui): void {
-  const { model, steps, stepsPerEpoch, objective, shape } = prepared;
+  const { model, steps, stepsPerEpoch } = prepared;
   const parameters = trainableCount(model);
   const sites = trainedPlaces(prepared);
-  const memory = memoryPlan(objective, shape, {
-    recompute: config.recompute,
-    optimizer: prepared.optimizer,
-    accumulate: config.accumulate,
-    keepsBest: config.patience !== undefined,
-    prefixCacheBytes: bytesIn(config.prefixCache),
-    steps,
-  });
+  const memory = planRun(config, prepared);
   const histogram = rowHistogram(prepared);
   ui.say(`\n${sites.length} places are trained`);
   for (const place of sites.slice(0, 12)) ui.say(`  ${place}`);

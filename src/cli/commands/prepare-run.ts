@@ -22,8 +22,10 @@ import {
   objectiveForLayout,
   objectiveNamed,
   prepareObjective,
+  type Schedule,
   type ScheduleConfig,
   type StepShape,
+  teacherLogitsOf,
 } from "../../training/index.js";
 import type { Context } from "../command.js";
 import type { TrainConfig } from "../config/schema.js";
@@ -73,10 +75,17 @@ export async function prepareRun(config: RunConfig, context: Context): Promise<P
         fix: "add --task sequence-classification, or leave it out",
       });
     }
+    if (Object.keys(config.taskOptions).length > 0) {
+      throw new TunesmithError("config-invalid", "--task-options do nothing for a causal language model", {
+        fix: "give --objective-options, or the --task they are of",
+      });
+    }
     return prepareLanguage(opened, config, context);
   }
-  if (config.objective !== undefined || config.teacher !== undefined) {
-    throw new TunesmithError("config-invalid", "--objective and --teacher are of language models", {
+  const { objective, teacher, teacherLogits, referenceScores } = config;
+  if ((objective ?? teacher ?? teacherLogits ?? referenceScores) !== undefined) {
+    const given = "--objective, --teacher, --teacher-logits and --reference-scores";
+    throw new TunesmithError("config-invalid", `${given} are of language models`, {
       fix: `leave them out: ${task ?? opened.task} has its own objective (--task-options)`,
     });
   }
@@ -94,21 +103,22 @@ async function prepareLanguage(
   const { train, validation, source } = await readRows(config, ui);
   const name = config.objective ?? objectiveForLayout(source.layout as Layout);
   const entry = objectiveNamed(name);
-  if (entry.needsTeacher && config.teacher === undefined) {
-    throw new TunesmithError("config-invalid", `--objective ${name} needs --teacher`, {
-      fix: "name the model to learn from",
-    });
-  }
+  checkTeacher(config, name, entry.needsTeacher === true);
   const teacher = config.teacher === undefined ? undefined : await openModel(config.teacher, ui, signal);
   const bar = ui.progress("tokenizing", train.length);
   const onProgress = (done: number) => bar.update(Math.min(done, train.length));
   const { batchSize } = config;
   const referenceScores = await scoresOf(base, name, config);
+  const teacherLogits = await logitsOf(config, {
+    ...{ tokenizer, train, validation, batchSize, length, teacher },
+    ...{ padId: paddingId(tokenizer), tokens: tokenizeOptions(config) },
+  });
   const prepare = (model: CausalLm, reference: CausalLm | undefined) =>
     prepareObjective(
       name,
       {
-        ...{ model, tokenizer, train, validation, batchSize, length, teacher, referenceScores },
+        ...{ model, tokenizer, train, validation, batchSize, length, referenceScores },
+        ...{ teacher, teacherLogits },
         padId: paddingId(tokenizer),
         tokens: { ...tokenizeOptions(config), onProgress },
         packing: packingFor(base, config.packing),
@@ -160,6 +170,47 @@ export async function calibrationFor(
       fix: "leave it out, or choose a start that does, such as --init corda",
     },
   );
+}
+
+/** Throws `config-invalid` for options of a teacher that lack something, or would do nothing. */
+function checkTeacher(
+  { teacher, teacherLogits, teacherTop }: RunConfig,
+  objective: string,
+  needed: boolean,
+): void {
+  if (needed && teacher === undefined && teacherLogits === undefined) {
+    throw new TunesmithError("config-invalid", `--objective ${objective} needs --teacher`, {
+      fix: "name the model to learn from, or with --teacher-logits a file of its logits",
+    });
+  }
+  const given = [
+    ...(teacher === undefined ? [] : ["--teacher"]),
+    ...(teacherLogits === undefined ? [] : ["--teacher-logits"]),
+    ...(teacherTop === undefined ? [] : ["--teacher-top"]),
+  ];
+  if (!needed && given.length > 0) {
+    throw new TunesmithError("config-invalid", `${given[0]} does nothing with --objective ${objective}`, {
+      fix: "add --objective distillation, or leave it out",
+    });
+  }
+  if (teacherTop !== undefined && teacherLogits === undefined) {
+    throw new TunesmithError("config-invalid", "--teacher-top does nothing without --teacher-logits", {
+      fix: "name the file, or leave it out: a teacher in memory gives all its logits",
+    });
+  }
+}
+
+/** The teacher's logits of a file, which is written first where it is not there. */
+async function logitsOf(config: RunConfig, context: Parameters<typeof teacherLogitsOf>[0]) {
+  const { teacherLogits: file, teacherTop: top } = config;
+  if (file === undefined) return undefined;
+  const { teacher } = context;
+  const prints = teacher && (await fingerprint(teacher, teacher.weights.keys()));
+  return teacherLogitsOf(context, file, {
+    session: sessionOf(config),
+    ...(top === undefined ? {} : { top }),
+    ...(prints ? { fingerprint: await fingerprintHash(prints) } : {}),
+  });
 }
 
 /** Where the reference's scores are kept, when that is asked for. */
@@ -263,7 +314,13 @@ export function methodOptions(config: RunConfig): Record<string, unknown> {
   );
 }
 
-function optimizerOf(config: TrainConfig, totalSteps: number, model: Model): Optimizer {
+/** The run's optimiser; `schedule` instead of the configured one. */
+export function optimizerOf(
+  config: TrainConfig,
+  totalSteps: number,
+  model: Model,
+  given?: Schedule,
+): Optimizer {
   const { lr, weightDecay, maxGradNorm, warmup } = config;
   const rise = warmup >= 1 ? { warmupSteps: Math.round(warmup) } : warmup > 0 ? { warmupRatio: warmup } : {};
   const described = { ...rise, ...config.scheduleOptions, type: config.schedule, totalSteps };
@@ -276,6 +333,6 @@ function optimizerOf(config: TrainConfig, totalSteps: number, model: Model): Opt
     ...(weightDecay === undefined ? {} : { weightDecay }),
     ...config.optimizerOptions,
   };
-  const schedule = createSchedule(described as ScheduleConfig);
+  const schedule = given ?? createSchedule(described as ScheduleConfig);
   return createOptimizer(config.optimizer, options, { schedule, totalSteps, names });
 }

@@ -17,14 +17,17 @@ import { type Following, followRun } from "../tracking/follow.js";
 import { formatCount, formatDuration } from "../ui.js";
 import { checkOut, sessionOf, throwIfAborted, tokenizerOf } from "../work.js";
 import { dryRun } from "./dry-run.js";
+import { findLr } from "./find-lr.js";
+import { fitRun } from "./memory.js";
 import { type Prepared, prepareRun, type RunConfig } from "./prepare-run.js";
 import { saveResult } from "./save-result.js";
 import { recordTask } from "./task-model.js";
 
-export async function runTrain(config: RunConfig, context: Context): Promise<void> {
+export async function runTrain(given: RunConfig, context: Context): Promise<void> {
   const started = performance.now();
-  const prepared = await prepareRun(config, context);
+  const { config, prepared } = await fitRun(given, await prepareRun(given, context), context);
   if (config.dryRun) return dryRun(config, prepared, context.ui);
+  if (config.findLr) return findLr(config, prepared, context);
   if (methodNamed(config.method).result === "model") await checkOut(prepared.base, config.out);
   const following = await followRun(config, prepared.steps, context);
   try {
@@ -49,6 +52,9 @@ async function tune(
   if (before) ui.say(`before: ${shown(before)}`);
   throwIfAborted(signal);
   const result = await trainWithBar(config, prepared, following, context);
+  const { steps, restoredStep } = result;
+  if (steps < prepared.steps) ui.say(`stopped after step ${steps} of ${prepared.steps} (--patience)`);
+  if (restoredStep !== undefined) ui.say(`the weights are those of step ${restoredStep}, the best evaluated`);
   const after = result.evaluation ?? (await evaluation(prepared, config));
   if (after) ui.say(`after:  ${shown(after)}`);
   const { receipt, text, kind } = await saveResult(prepared.model, config.out, ui);
@@ -125,7 +131,10 @@ async function trainWithBar(
     saveEvery: config.saveEvery,
     ...(config.patience === undefined ? {} : { patience: config.patience }),
     session: sessionOf(config),
-    recompute: config.recompute,
+    recompute: config.recomputeBlocks ?? config.recompute,
+    chunkRows: config.chunkRows,
+    ...(config.lossSpike === undefined ? {} : { lossSpike: { action: config.lossSpike } }),
+    stopOn: { mode: config.stopMode, ...(config.stopOn === undefined ? {} : { metric: config.stopOn }) },
     prefixCacheBytes: bytesIn(config.prefixCache),
     ...(config.fastForward === undefined ? {} : { fastForward: config.fastForward }),
     signal,
@@ -164,8 +173,14 @@ function identity(config: RunConfig, { steps }: Prepared): Record<string, PlainD
       "patience",
       "prefixCache",
       "recompute",
+      "recomputeBlocks",
+      "prepack",
+      "memory",
+      "findLr",
+      "stopOn",
+      "stopMode",
     ],
-    ...["epochs", "model", "data", "validation", "referenceScores"],
+    ...["epochs", "model", "data", "validation", "referenceScores", "teacherLogits", "teacherTop"],
     ...["track", "runName", "tensorboard", "card", "license"],
   ]);
   const kept = Object.entries(config).filter(([key, value]) => !free.has(key) && value !== undefined);

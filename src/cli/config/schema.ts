@@ -115,6 +115,14 @@ export const trainSchema = z.strictObject({
     .optional()
     .describe("dpo: file for the reference's scores, computed once instead of in every step"),
   teacher: z.string().min(1).optional().describe("model to learn from, for distillation"),
+  teacherLogits: z
+    .string()
+    .min(1)
+    .optional()
+    .describe("distillation: file of the teacher's logits, written with --teacher where it is not there"),
+  teacherTop: count()
+    .optional()
+    .describe("likeliest tokens that are kept in a new file of logits; default: 64"),
   calibrate: count()
     .optional()
     .describe("batches looked at by methods that start from data, such as LoRA with init corda; default: 16"),
@@ -153,7 +161,10 @@ export const trainSchema = z.strictObject({
   validation: z.string().min(1).optional().describe("data file to evaluate on; default: a part of the data"),
   validationShare: z.number().min(0).lt(1).default(0.1).describe("part of the data held out; 0: none"),
   evalEvery: count(0).default(0).describe("steps between evaluations; 0: only before and after"),
-  saveEvery: count(0).default(0).describe("steps between checkpoints; 0: none"),
+  saveEvery: z
+    .union([count(0), z.literal("auto")])
+    .default("auto")
+    .describe("steps between checkpoints; auto: as often as takes at most 2 % of the time; 0: none"),
   patience: count().optional().describe("stop after so many evaluations without improvement"),
   runDir: z.string().min(1).optional().describe("folder of checkpoints and metrics; default: OUT/.run"),
   resume: z.boolean().default(false).describe("continue from the newest checkpoint"),
@@ -170,7 +181,27 @@ export const trainSchema = z.strictObject({
     })
     .optional()
     .describe('Fast Forward stages between steps, as JSON: {"interval": 6, "validationBatches": 2}'),
+  stopOn: z
+    .string()
+    .min(1)
+    .optional()
+    .describe("what patience and the best checkpoint go by, such as perplexity; default: the loss"),
+  stopMode: z.enum(["min", "max"]).default("min").describe("whether what they go by should fall or rise"),
+  lossSpike: z
+    .enum(["skip", "stop"])
+    .optional()
+    .describe("what to do with an update whose loss is three times the recent median; default: make it"),
+  findLr: z
+    .boolean()
+    .default(false)
+    .describe("train a few steps with growing learning rates, print which one suits, and save nothing"),
+  memory: bytesField
+    .optional()
+    .describe("what the run may take, such as 2GB: settings below are changed as little as makes it fit"),
   recompute: z.boolean().default(false).describe("recompute activations: less memory, more time"),
+  recomputeBlocks: count().optional().describe("recompute the activations of so many blocks only"),
+  chunkRows: count().optional().describe("rows of logits at one time; default: as many as fit 16 MB"),
+  prepack: z.boolean().default(true).describe("keep repacked copies of the weights of small models"),
   prefixCache: bytesField
     .default(0)
     .describe("keep activations below the first trained layer, up to so much memory"),
