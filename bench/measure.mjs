@@ -64,6 +64,16 @@ const lastJson = (text) => JSON.parse(text.trim().split("\n").at(-1));
 export const ours = (options, script = "lora.mjs") =>
   lastJson(run(process.execPath, [join(here, "ours", script), ...flags(options)]));
 
+/** One run of a TypeScript program over the sources, with its settings as JSON. */
+export const oursFromSource = (settings, script) =>
+  lastJson(
+    run(process.execPath, [
+      join(here, "..", "scripts", "run-ts.mjs"),
+      join(here, "ours", script),
+      JSON.stringify(settings),
+    ]),
+  );
+
 /** One run of a peer, by default PyTorch's language model. */
 export const peer = (python, options, script = "torch_lora.py") =>
   lastJson(run(python, [join(here, "peers", script), ...flags(options)], { HF_HUB_OFFLINE: "1" }));

@@ -4,7 +4,7 @@
 import { existsSync, readFileSync, writeFileSync } from "node:fs";
 import { cpus } from "node:os";
 import { parseArgs } from "node:util";
-import { alternate, makeConvNet, makeModels, ours, peer, peerPython } from "./measure.mjs";
+import { alternate, makeConvNet, makeModels, ours, oursFromSource, peer, peerPython } from "./measure.mjs";
 import { sections } from "./sections.mjs";
 
 const { values } = parseArgs({
@@ -30,6 +30,7 @@ const python = () => {
 const tools = {
   alternate,
   ours,
+  oursFromSource,
   peer: (options, script) => peer(python(), options, script),
   get convNet() {
     return makeConvNet(python(), say);

@@ -1,5 +1,6 @@
 // What is measured. Each section returns rows {what, ours, peer, ratio, target, unit}.
 import { join } from "node:path";
+import { leversSection, planSection } from "./levers.mjs";
 import { median, withScratch } from "./measure.mjs";
 
 const of = (key) => (reports) => median(reports.map((report) => report[key]));
@@ -297,6 +298,8 @@ export const sections = [
     run: quantizedSection,
   },
   { name: "loss", title: "Cross-entropy memory", run: memorySection },
+  { name: "levers", title: "Levers of memory and speed, GPT-2 124M, batch 4 x 128", run: leversSection },
+  { name: "plan", title: "Memory plan", run: planSection },
   { name: "shared", title: "Two sessions on one weight file", run: sharedSection },
   { name: "conv", title: "LoRA r=8 on every convolution, ResNet-18, batch 8 x 128²", run: convSection },
   { name: "import", title: "Opening an ONNX file of a 124M model", run: importSection },

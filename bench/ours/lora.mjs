@@ -26,6 +26,8 @@ const { values } = parseArgs({
     "layers-from": { type: "string", default: "0" },
     epochs: { type: "string", default: "0" },
     batches: { type: "string", default: "8" },
+    accumulate: { type: "string", default: "1" },
+    "chunk-rows": { type: "string" },
     recompute: { type: "boolean", default: false },
     "prefix-cache": { type: "boolean", default: false },
     prepack: { type: "boolean", default: false },
@@ -59,7 +61,8 @@ const session = {
   // ONNX Runtime writes its profile when a session is released, which must happen in this thread.
   ...(values.profile ? { profile: values.profile } : { worker: true }),
 };
-const plan = { batchSize: batch, lengths: [length], padId: 0 };
+const chunkRows = values["chunk-rows"] ? { chunkRows: number("chunk-rows") } : {};
+const plan = { batchSize: batch, lengths: [length], padId: 0, ...chunkRows };
 const stepper = createStepper(nextToken(model, plan), {
   session,
   recompute: values.recompute,
@@ -72,9 +75,8 @@ const count = epochs * batches.length || number("warmup") + number("steps");
 const [seconds, losses, cpu] = [[], [], []];
 let startToFirstStepSeconds;
 for (let step = 0; step < count; step++) {
-  const data = batches[step % batches.length];
   const [start, used] = [performance.now(), process.cpuUsage()];
-  const { loss, gradients } = await stepper.run(data, data.count, [step]);
+  const { loss, gradients } = await gradientsOf(step);
   optimizer.step(params, gradients, state, { step: step + 1 });
   seconds.push((performance.now() - start) / 1000);
   const { user, system } = process.cpuUsage(used);
@@ -85,6 +87,25 @@ for (let step = 0; step < count; step++) {
 const memory = sampler.stop();
 await stepper.close();
 console.log(JSON.stringify(report()));
+
+/** Loss and gradients of a step's batches, added up. */
+async function gradientsOf(step) {
+  const many = number("accumulate");
+  const group = Array.from({ length: many }, (_, micro) => batches[(step * many + micro) % batches.length]);
+  const items = group.reduce((sum, data) => sum + data.count, 0);
+  const [first, ...rest] = group;
+  const sum = await stepper.run(first, items, [step]);
+  let { loss } = sum;
+  for (const data of rest) {
+    const more = await stepper.run(data, items, [step]);
+    loss += more.loss;
+    for (const [name, values] of more.gradients) {
+      const total = sum.gradients.get(name);
+      for (let at = 0; at < total.length; at++) total[at] += values[at];
+    }
+  }
+  return { loss, gradients: sum.gradients };
+}
 
 /** Fixed random rows, or those a peer wrote, as packs of one document each. */
 async function loadBatches() {
