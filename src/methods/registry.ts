@@ -5,6 +5,7 @@ import { type AdaptOptions, adapt } from "./adapt.js";
 import { siteMethods } from "./catalog.js";
 import { unfreeze } from "./full.js";
 import type { Method, SiteConfig, Statistic } from "./method.js";
+import { ltSftFolderSchema, ltSftOfFolder } from "./sparse/lt-sft.js";
 import { selekt, selektSchema } from "./sparse/selekt.js";
 
 /** A method under its name: what a configuration file, a command line or a table knows about it. */
@@ -68,8 +69,19 @@ const selektEntry: MethodEntry = {
   apply: (model, options) => selekt(model, options),
 };
 
+const ltSftEntry: MethodEntry = {
+  name: "lt-sft",
+  summary: "the entries that full fine-tuning moved farthest, trained from the base",
+  paper: "2110.07560",
+  kinds: ["weight"],
+  result: "model",
+  options: ltSftFolderSchema,
+  needs: () => [],
+  apply: (model, options) => ltSftOfFolder(model, options as z.infer<typeof ltSftFolderSchema>),
+};
+
 /** Every method there is: those of catalog.ts, and what is not an adapter. */
-const entries: readonly MethodEntry[] = [...siteMethods.map(ofSites), full, selektEntry];
+const entries: readonly MethodEntry[] = [...siteMethods.map(ofSites), full, selektEntry, ltSftEntry];
 
 /** Names of all methods. */
 export const methodNames: readonly string[] = entries.map(({ name }) => name);
