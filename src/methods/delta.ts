@@ -1,4 +1,4 @@
-import { joinPath } from "#io";
+import { joinPath, makeDir } from "#io";
 import { TunesmithError } from "../errors/index.js";
 import { constant, type Value } from "../graph/index.js";
 import { type AnyModel, type Inputs, type Model, rewriteOutputs } from "../models/index.js";
@@ -78,6 +78,7 @@ export async function saveDelta(base: Model, tuned: Model, folder: string): Prom
     });
   }
   const prints = await fingerprint(base, changed.keys());
+  await makeDir(folder);
   await writeSafetensors(joinPath(folder, FILE), changed, {
     metadata: { format: "pt", [FINGERPRINT]: JSON.stringify(prints) },
   });

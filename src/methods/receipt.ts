@@ -178,6 +178,16 @@ function roundingWarnings(report: Pick<QuantizedMergeReport, "sites">): string[]
 /** Throws `adapter-no-effect` when nothing at all changed. */
 export function checkEffect(receipt: Receipt): void {
   if (receipt.sitesChanged > 0) return;
+  if (receipt.quantized?.mode === "requantize") {
+    throw new TunesmithError(
+      "adapter-no-effect",
+      `adapter '${receipt.adapter}': rounding the merged weights again undoes its change in all ${receipt.sitesMatched} modules`,
+      {
+        fix: 'merge with quantized: "keep" or "dequantize" (--quantized), or train it for longer',
+        details: { adapter: receipt.adapter, action: receipt.action },
+      },
+    );
+  }
   throw new TunesmithError(
     "adapter-no-effect",
     `adapter '${receipt.adapter}' changes none of its ${receipt.sitesMatched} modules`,

@@ -10,6 +10,10 @@ test("--head takes a number of classes or their names, for classifiers only", as
   expect(classesIn(undefined, model)).toBeUndefined();
   expect(classesIn(["3"], model)).toEqual(["LABEL_0", "LABEL_1", "LABEL_2"]);
   expect(classesIn(["cat", "dog"], model)).toEqual(["cat", "dog"]);
+  // Names in the data come first; numbers there are indices.
+  expect(classesIn(["3"], model, ["cat", "dog"])).toEqual(["cat", "dog", "LABEL_2"]);
+  expect(classesIn(["3"], model, [0, 2])).toEqual(["LABEL_0", "LABEL_1", "LABEL_2"]);
+  expect(() => classesIn(["1"], model, ["cat", "dog"])).toThrow(/2 classes in the data: cat, dog/);
   const lm = initModel({
     model_type: "llama",
     vocab_size: 20,

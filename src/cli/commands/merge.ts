@@ -10,6 +10,8 @@ import { openForTask } from "./task-model.js";
 export async function runMerge(config: z.output<typeof mergeSchema>, { ui, signal }: Context): Promise<void> {
   const adapted = (await openForTask(config, ui, signal)) as Adapted<Model>;
   const merged = await merge(adapted, { quantized: config.quantized });
+  if (config.quantized && !merged.receipt.quantized)
+    ui.note("--quantized does nothing here: the weights that changed are floats");
   const files = await saveWhole(merged, config.out);
   const written = (await loadModel(config.out, { task: adapted.task })) as Model;
   const maxDiff = await largestDifference(written, adapted);

@@ -14,7 +14,15 @@ import {
   type RunConfig,
   readRows,
 } from "./prepare-run.js";
-import { classesIn, freshModules, newLabels, openWithHead, processorOf, taskOfRun } from "./task-model.js";
+import {
+  classesIn,
+  classNames,
+  freshModules,
+  newLabels,
+  openWithHead,
+  processorOf,
+  taskOfRun,
+} from "./task-model.js";
 
 /** A run of a model of any other task than causal language modelling. */
 export async function prepareTask(opened: Model, config: RunConfig, context: Context): Promise<Prepared> {
@@ -63,8 +71,9 @@ async function baseFor(
   const { seed, quantize } = config;
   const first =
     task === opened.task ? opened : await openWithHead(config.model, { task, seed, quantize }, ui, signal);
-  const labels =
-    classesIn(config.head, first) ?? newLabels(first, rows, config.taskOptions.multiLabel === true);
+  const multiLabel = config.taskOptions.multiLabel === true;
+  const asked = config.head && classesIn(config.head, first, classNames(rows, multiLabel));
+  const labels = asked ?? newLabels(first, rows, multiLabel);
   if (!labels) return first;
   ui.note(
     `a new head for ${labels.length} classes: ${labels.slice(0, 8).join(", ")}${labels.length > 8 ? ", ..." : ""}`,

@@ -105,8 +105,15 @@ export function taskOfRun(own: Task, layout: Layout, wanted: Task | undefined): 
   return task;
 }
 
-/** The classes that `--head` asks for: `3`, or names. Throws `config-invalid` for a model that has none. */
-export function classesIn(head: readonly string[] | undefined, model: Model): readonly string[] | undefined {
+/**
+ * The classes that `--head` asks for: names, or how many, which are called as `found` in the data where that names
+ * them. Throws `config-invalid` for a model that has none, and for fewer than there are in the data.
+ */
+export function classesIn(
+  head: readonly string[] | undefined,
+  model: Model,
+  found: readonly (string | number)[] = [],
+): readonly string[] | undefined {
   if (head === undefined) return undefined;
   if (!model.task.endsWith("-classification")) {
     throw new TunesmithError("config-invalid", `--head is of classifiers, not of ${model.task}`, {
@@ -115,8 +122,25 @@ export function classesIn(head: readonly string[] | undefined, model: Model): re
   }
   const [only] = head;
   if (head.length > 1 || only === undefined || !/^\d+$/.test(only)) return head;
-  return Array.from({ length: Number(only) }, (_, at) => `LABEL_${at}`);
+  const count = Number(only);
+  const numbered = found.every((name) => typeof name === "number");
+  if (!numbered && found.length > count) {
+    throw new TunesmithError(
+      "config-invalid",
+      `--head ${count}, and there are ${found.length} classes in the data: ${found.slice(0, 8).join(", ")}`,
+      { fix: `give --head ${found.length} or more, or leave it out` },
+    );
+  }
+  return Array.from({ length: count }, (_, at) =>
+    String((numbered ? undefined : found[at]) ?? `LABEL_${at}`),
+  );
 }
+
+/** The classes of rows as they are called there, in order. */
+export const classNames = (rows: readonly Row[], multiLabel: boolean): readonly (string | number)[] => {
+  const found = labelNames(rows);
+  return multiLabel ? [...new Set(found.flatMap(namesIn))].sort() : found;
+};
 
 /** Classes of the rows that the model does not have yet; undefined when it has them all. */
 export function newLabels(
@@ -127,7 +151,7 @@ export function newLabels(
   if (model.task === "causal-lm" || !model.task.endsWith("-classification")) return undefined;
   const known = model.labels ?? [];
   const found = labelNames(rows);
-  const names = multiLabel ? [...new Set(found.flatMap(namesIn))].sort() : found.map(String);
+  const names = classNames(rows, multiLabel).map(String);
   const numbered = known.every((name) => /^LABEL_\d+$/.test(name));
   const inRange = found.every(
     (label) => typeof label === "number" && Number.isInteger(label) && label >= 0 && label < known.length,

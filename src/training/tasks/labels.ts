@@ -15,7 +15,7 @@ export function classIndex({ labels = [] }: Pick<TensorModel, "labels">, label: 
   const unnamed = labels.every((name) => UNNAMED.test(name));
   if (Number.isInteger(number) && number >= 0 && number < labels.length && unnamed) return number;
   throw new TunesmithError("data-invalid", `the model has no class '${label}'`, {
-    fix: `its classes: ${labels.slice(0, 12).join(", ") || "none"}; load it with { labels: [...] } for others`,
+    fix: `its classes: ${labels.slice(0, 12).join(", ") || "none"}; load it with { labels: [...] } (--head) for others`,
     details: { label },
   });
 }
