@@ -12,7 +12,8 @@ import {
 import { inputsOf, type Parameter } from "../src/models/index.js";
 import { createSession, rng, type Session } from "../src/runtime/index.js";
 import { type Tensor, tensor } from "../src/tensor/index.js";
-import { adamw, type Optimizer } from "../src/training/index.js";
+import { adamw, forgetMoments, type Optimizer } from "../src/training/index.js";
+import type { Check } from "./proof.js";
 
 /** One linear map, and the one that training should turn it into; row-major `[out, in]`. */
 export interface PlantedMap {
@@ -289,7 +290,10 @@ export async function learn<C extends SiteConfig>(
   let loss = Number.NaN;
   try {
     for (let step = 1; step <= steps; step++) {
-      const at = { step, steps, learningRate: optimizer.learningRate(step), params };
+      const at = {
+        ...{ step, steps, learningRate: optimizer.learningRate(step), params },
+        forget: (name: string, entries?: Iterable<number>) => forgetMoments(state, name, entries),
+      };
       await hooks.beforeUpdate?.(at);
       const found = await session.run(feeds());
       loss = Number(found.loss?.data[0]);
@@ -364,7 +368,8 @@ async function trainer<C extends SiteConfig>(
   return { session, feeds: () => read(graph, { ...fixed, ...liveFeeds(live) }) };
 }
 
-function outputsOf(map: PlantedMap, inputs: Float32Array): Float32Array {
+/** Inputs `[rows, in]` through the target. */
+export function outputsOf(map: PlantedMap, inputs: Float32Array): Float32Array {
   const rows = inputs.length / map.in;
   const out = new Float32Array(rows * map.out);
   for (let row = 0; row < rows; row++)
@@ -375,4 +380,68 @@ function outputsOf(map: PlantedMap, inputs: Float32Array): Float32Array {
       out[row * map.out + i] = sum;
     }
   return out;
+}
+
+/** A product of `[out, rank]` and `[rank, in]` normal factors, entries of variance `scale²`. */
+export function lowRank(
+  out: number,
+  inn: number,
+  rank: number,
+  scale: number,
+  ...stream: readonly (string | number)[]
+): Float32Array {
+  if (rank === 0) return new Float32Array(out * inn);
+  const [b, a] = [normals(out * rank, ...stream, "b"), normals(rank * inn, ...stream, "a")];
+  return times(b, a, [out, rank, inn]).map((value) => (value * scale) / Math.sqrt(rank));
+}
+
+/** A frozen map of entries of variance 1 / in, and a target that differs from it by `delta`. */
+export function plant(
+  path: string,
+  [out, inn]: readonly [number, number],
+  delta: Float32Array,
+  ...stream: readonly (string | number)[]
+): PlantedMap {
+  const weight = normals(out * inn, "w0", path, ...stream).map((value) => value / Math.sqrt(inn));
+  return { path, out, in: inn, weight, target: plus(weight, delta) };
+}
+
+/** Noise on every trained number. */
+export function disturb({ sites, shared }: PlantedSites, std: number, seed = 5): void {
+  const all = [...sites.flatMap(({ tensors }) => Object.values(tensors)), ...Object.values(shared)];
+  for (const { name, trainable, tensor: own } of all) {
+    if (!trainable) continue;
+    const data = own.data as Float32Array;
+    const noise = rng(seed, name).fillNormal(new Float32Array(data.length), 0, std);
+    data.set(plus(data, noise));
+  }
+}
+
+/** Live numbers of one tensor. */
+export const numbersOf = ({ sites, shared }: PlantedSites, key: string, index = 0): Float32Array =>
+  (sites[index]?.tensors[key] ?? shared[key])?.tensor.data as Float32Array;
+
+/** Largest differences of a method's weight, and of its forward pass, from a weight and bias in plain arithmetic. */
+export async function agreement<C extends SiteConfig>(
+  label: string,
+  adaptation: Adaptation<C>,
+  map: PlantedMap,
+  live: PlantedSites,
+  expected: { readonly weight: Float32Array; readonly bias?: Float32Array | undefined },
+): Promise<Check[]> {
+  const x = normals(5 * map.in, "agreement", map.path);
+  const found = await compute(adaptation, map, live, x);
+  const { bias = map.bias } = expected;
+  const wanted = outputsOf(
+    { ...map, target: expected.weight, ...(bias ? { bias, targetBias: bias } : {}) },
+    x,
+  );
+  const check = (what: string, measured: number): Check => ({ what, measured, expected: 0, tolerance: 1e-4 });
+  return [
+    check(
+      `${label}: merged weight against the formula`,
+      Math.max(gap(found.weight, expected.weight), gap(found.merged, wanted)),
+    ),
+    check(`${label}: forward pass against the formula`, gap(found.forward, wanted)),
+  ];
 }

@@ -21,3 +21,16 @@ export function holds({ measured, expected, tolerance, relative }: Check): boole
   const allowed = relative ? tolerance * Math.abs(expected) : tolerance;
   return Math.abs(measured - expected) <= allowed;
 }
+
+/** A measurement that must lie in a range. */
+export const between = (what: string, measured: number, low: number, high: number): Check => ({
+  what,
+  measured,
+  expected: (low + high) / 2,
+  tolerance: (high - low) / 2,
+});
+
+/** What does not hold. */
+export async function failing(proof: Proof): Promise<string[]> {
+  return (await proof.run()).filter((check) => !holds(check)).map(({ what }) => what);
+}

@@ -7,6 +7,7 @@ import { dAdaptationProof } from "./d-adaptation.js";
 import { dynamicDoraProof } from "./dora-dynamic.js";
 import { elaloraProof } from "./elalora.js";
 import { fastForwardProof } from "./fast-forward.js";
+import { fineGatesProof } from "./fine-gates.js";
 import { gloraProof } from "./glora.js";
 import { hraProof } from "./hra.js";
 import { hydraProof } from "./hydra.js";
@@ -55,6 +56,7 @@ const proofs: readonly Proof[] = [
   rosaProof(),
   selektProof(),
   ltSftProof(),
+  fineGatesProof(),
 ];
 
 const wanted = process.argv.slice(2);

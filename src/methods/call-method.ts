@@ -18,6 +18,8 @@ export interface LoneMap {
   readonly dropped?: SiteCall["dropped"];
   /** Default false. */
   readonly training?: boolean;
+  /** Default: drawn as in a model. */
+  readonly noise?: SiteCall["noise"];
   /** Receives the terms it adds to the loss. Default: they are dropped. */
   readonly addLoss?: SiteCall["addLoss"];
 }
@@ -53,7 +55,7 @@ export function callMethod<Config extends SiteConfig>(
     gate,
     dropped,
     training: map.training ?? false,
-    noise: (like, kind, part = "") => noise(like, kind, `${site.path}/${part}`),
+    noise: map.noise ?? ((like, kind, part = "") => noise(like, kind, `${site.path}/${part}`)),
     addLoss: map.addLoss ?? (() => {}),
     pass: new Map(),
   };

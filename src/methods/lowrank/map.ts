@@ -56,10 +56,11 @@ function split(config: SiteConfig) {
   };
 }
 
-/** Keeps the norm of an update away from zero. */
-const EPSILON = 1e-8;
+/** Keeps the norm of an update, and its derivative, away from zero. */
+const EPSILON = 1e-16;
 
-const frobenius = (x: Value): Value => ops.sqrt(ops.reduceSum(ops.square(x), undefined, false));
+const frobenius = (x: Value): Value =>
+  ops.sqrt(ops.add(ops.reduceSum(ops.square(x), undefined, false), EPSILON));
 
 /** a and b: sizes of base and update over that of W. Trained are their distances from the start, in steps of `scalarLr`. */
 function sizes({ map_alpha: alpha, map_beta: beta }: TensorValues, { init, betaInit, scalarLr }: MapConfig) {
@@ -96,7 +97,7 @@ export function mapOver(methods: readonly Method<SiteConfig>[]): Method<MapConfi
     return method.weight(ops.mul(like, 0), values, site, options);
   };
   const factor = (values: TensorValues, u: Value, config: MapConfig): Value => {
-    const size = ops.add(frobenius(u), EPSILON);
+    const size = frobenius(u);
     const whole = config.detachNorm ? ops.stopGradient(size) : size;
     return ops.div(ops.mul(sizes(values, config).b, values.map_norm as Value), whole);
   };

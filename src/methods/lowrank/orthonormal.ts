@@ -2,11 +2,15 @@ import { ops, type Value } from "../../graph/index.js";
 import { identityMatrix } from "../algebra.js";
 import type { TensorValues } from "../method.js";
 
+/** Under the root, where a distance is zero its gradient is too. */
+const SMALLEST = 1e-20;
+
 /** ‖M − I‖ of a Gram matrix; with `kept` 1 or 0 per row, of the rows kept alone. */
 function departure(gram: Value, kept: Value | undefined): Value {
   const one = identityMatrix(gram.shape[0] as number);
   const wanted = kept ? ops.mul(one, kept) : one;
-  return ops.sqrt(ops.reduceSum(ops.square(ops.sub(gram, wanted)), undefined, false));
+  const square = ops.reduceSum(ops.square(ops.sub(gram, wanted)), undefined, false);
+  return ops.sqrt(ops.add(square, SMALLEST));
 }
 
 /**

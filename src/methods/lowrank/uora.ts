@@ -76,13 +76,14 @@ const numbers = (site: HookSite, key: string) => site.tensors[key]?.tensor.data 
 function redraw({ config, sites }: HookContext<UoraConfig>): TrainingHooks {
   const { every, until, fraction, rank } = config;
   return {
-    afterUpdate({ step, steps }) {
+    afterUpdate({ step, steps, forget }) {
       if (step % every !== 0 || step > until * steps) return;
       for (const site of sites) {
         const d = numbers(site, "uora_d");
         const idle = [...d.keys()]
           .sort((a, b) => Math.abs(d[a] as number) - Math.abs(d[b] as number) || a - b)
           .slice(0, Math.ceil(fraction * rank));
+        forget?.(site.tensors.uora_d?.name ?? "", idle);
         for (const row of idle) {
           const { inFeatures, outFeatures, path } = site.shape;
           const random = (n: number, part: string) =>
