@@ -86,6 +86,8 @@ test("predictions without a model, and two runs compared", async () => {
   ]);
   expect(comparisons[0]?.difference).toBeCloseTo(-1 / 3);
   expect(comparisons[0]?.pValue).toBeGreaterThan(0.05);
+  const { stdout } = await run(["eval", "--compare", "good.json", "bad.json", "--resamples", "500"], folder);
+  expect(stdout).toMatch(/better +good.json, which may be luck/);
 }, 60_000);
 
 test("what would do nothing, or cannot be done, is refused with the flag", async () => {

@@ -43,6 +43,7 @@ export interface Output {
   readonly bytes: number;
   readonly perplexityBefore: number;
   readonly perplexityAfter: number;
+  readonly lossAfter: number;
   readonly maxDiff: number;
   readonly text: string;
   readonly path: string;

@@ -1,6 +1,6 @@
 import { readText } from "#io";
 import { TunesmithError } from "../../errors/index.js";
-import { compareResults } from "../../training/index.js";
+import { compareResults, type ResultComparison } from "../../training/index.js";
 import type { Context } from "../command.js";
 import type { EvalConfig } from "../config/schema.js";
 import { table } from "../ui.js";
@@ -22,16 +22,26 @@ export async function runCompare(
         [files[1] as string, value(found.b)],
         ["difference", `${value(found.difference)}, 95 % from ${value(found.low)} to ${value(found.high)}`],
         ["p", `${value(found.pValue)} (bootstrap), ${value(found.permutationPValue)} (permutation)`],
-        ["better", betterOf(found.difference, found.higherIsBetter, files)],
+        ["better", betterOf(found, files)],
       ]),
     );
   }
   ui.result({ comparisons });
 }
 
-function betterOf(difference: number, higherIsBetter: boolean, files: readonly string[]): string {
+/** Which run is ahead, and whether that may be luck. */
+function betterOf(
+  {
+    difference,
+    low,
+    high,
+    higherIsBetter,
+  }: Pick<ResultComparison, "difference" | "low" | "high" | "higherIsBetter">,
+  files: readonly string[],
+): string {
   if (!(difference !== 0)) return "neither";
-  return difference > 0 === higherIsBetter ? (files[1] as string) : (files[0] as string);
+  const ahead = difference > 0 === higherIsBetter ? files[1] : files[0];
+  return low > 0 || high < 0 ? `${ahead}` : `${ahead}, which may be luck: the interval holds 0`;
 }
 
 async function readJson(path: string): Promise<unknown> {
