@@ -252,6 +252,12 @@ test("what cannot be is refused", () => {
   expect(init("adamw", { lr: -1 })).toMatch(/config-invalid: adamw: lr/);
   expect(init("adamw", { momentum: 0.9 })).toMatch(/config-invalid: adamw/);
   expect(init("adamw", { emaDecay: 0.9, swaStart: 3 })).toMatch(/emaDecay and swaStart/);
+  expect(init("adamw", { lookaheadAlpha: 0.3 })).toMatch(
+    /lookaheadAlpha does nothing without lookaheadEvery/,
+  );
+  expect(code(() => createOptimizer("adamw", { swaStart: 9 }, { totalSteps: 8 }))).toMatch(
+    /after the last of 8/,
+  );
   expect(init("schedule-free-adamw", { emaDecay: 0.9 })).toMatch(/averages its weights itself/);
   expect(init("adamw", { layerDecay: 0.9 })).toMatch(/layerDecay/);
   for (const name of ["dadapt-adam", "prodigy", "adafactor", "muon", "nadam", "schedule-free-sgd"])

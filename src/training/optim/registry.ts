@@ -149,6 +149,7 @@ export function createOptimizer(
           : `near names: ${nearest(unknown, known, 3).join(", ")}`,
     });
   }
+  checkIdle(name, options, context.totalSteps);
   const all = parsed.data as Modifiers & Record<string, unknown>;
   const own = Object.fromEntries(Object.keys(entry.options.shape).map((key) => [key, all[key]]));
   const core = entry.make(own, sharedOf(all, context));
@@ -156,6 +157,28 @@ export function createOptimizer(
 }
 
 type Modifiers = z.output<typeof optimizerModifiers>;
+
+/** Options that only say how another does its work. */
+const PARTS = { lookaheadAlpha: "lookaheadEvery", samAdaptive: "samRho", swaEvery: "swaStart" } as const;
+
+/** An option that would do nothing is a mistake. */
+function checkIdle(name: string, options: Readonly<Record<string, unknown>>, totalSteps?: number): void {
+  for (const [part, whole] of Object.entries(PARTS)) {
+    if (options[part] === undefined || options[whole] !== undefined) continue;
+    throw new TunesmithError("config-invalid", `${name}: ${part} does nothing without ${whole}`, {
+      fix: `give ${whole}, or leave it out`,
+    });
+  }
+  const { swaStart } = options;
+  if (typeof swaStart !== "number" || totalSteps === undefined || swaStart <= totalSteps) return;
+  throw new TunesmithError(
+    "config-invalid",
+    `${name}: swaStart ${swaStart} is after the last of ${totalSteps} steps`,
+    {
+      fix: `give a step from 1 to ${totalSteps}`,
+    },
+  );
+}
 
 function around(entry: OptimizerEntry, core: Optimizer, options: Modifiers): Optimizer {
   const { maxGradNorm, clipValue, adaptiveClip, lookaheadEvery, samRho, emaDecay, swaStart } = options;
