@@ -2,8 +2,10 @@
 import { mkdirSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { boftProof } from "./boft.js";
+import { colaProof } from "./cola.js";
 import { cordaProof } from "./corda.js";
 import { dAdaptationProof } from "./d-adaptation.js";
+import { deftProof } from "./deft.js";
 import { dynamicDoraProof } from "./dora-dynamic.js";
 import { elaloraProof } from "./elalora.js";
 import { fastForwardProof } from "./fast-forward.js";
@@ -34,6 +36,7 @@ const proofs: readonly Proof[] = [
   gloraProof(),
   elaloraProof(),
   mapProof(),
+  colaProof(),
   dynamicDoraProof(),
   hydraProof(),
   lolduProof(),
@@ -57,6 +60,7 @@ const proofs: readonly Proof[] = [
   selektProof(),
   ltSftProof(),
   fineGatesProof(),
+  deftProof(),
 ];
 
 const wanted = process.argv.slice(2);

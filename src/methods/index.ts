@@ -14,9 +14,11 @@ export { type Adapted, type AdaptedLm, isAdapted } from "./adapted.js";
 export type { Adapter, AdapterSite } from "./adapter.js";
 export { type CalibrateOptions, type Calibration, calibrate } from "./calibration.js";
 export { callMethod, type LoneMap } from "./call-method.js";
+export { type ChainOptions, type Knot, trainChain } from "./chain.js";
 export { siteConfigSchema } from "./config.js";
 export { type MethodDefaults, methodDefaults } from "./defaults.js";
 export { applyDelta, type DeltaReport, saveDelta } from "./delta.js";
+export { type DensityOptions, deft, softDensity } from "./density.js";
 export { checkFingerprint, type Fingerprint, fingerprint, fingerprintHash } from "./fingerprint.js";
 export * from "./formats/index.js";
 export {
@@ -117,6 +119,7 @@ export {
   methodNamed,
   methodNames,
 } from "./registry.js";
+export { type FineGatesConfig, fineGates, fineGatesMethod } from "./sparse/fine-gates.js";
 export {
   type LtSftConfig,
   type LtSftOptions,
