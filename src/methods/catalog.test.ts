@@ -30,6 +30,7 @@ const OPTIONS: Readonly<Record<string, Readonly<Record<string, unknown>>>> = {
   boft: { blockSize: 4, factors: 2 },
   fourierft: { frequencies: 40 },
   waveft: { frequencies: 40 },
+  "fine-gates": { rank: 2 },
   shira: { rank: 2 },
   neuroada: { connections: 2 },
   hira: { rank: 4 },
