@@ -34,7 +34,6 @@ export { type AdaloraConfig, adalora, adaloraMethod } from "./lowrank/adalora.js
 export { type DeloraConfig, delora, deloraMethod } from "./lowrank/delora.js";
 export { type DynamicDoraConfig, dynamicDora, dynamicDoraMethod } from "./lowrank/dora-dynamic.js";
 export { type ElaloraConfig, elalora, elaloraMethod } from "./lowrank/elalora.js";
-export { exportLora } from "./lowrank/export-lora.js";
 export { type GloraConfig, type GloraForms, glora, gloraForms, gloraMethod } from "./lowrank/glora.js";
 export { formsAt, gloraChoices, setForms } from "./lowrank/glora-paths.js";
 export {
@@ -101,6 +100,7 @@ export { evenFactors, type SodaConfig, soda, sodaMethod } from "./orthogonal/sod
 export { type StiefelOptions, type StiefelState, stiefelState, stiefelStep } from "./orthogonal/stiefel.js";
 export { type LoadAdapterOptions, loadPeft } from "./peft/load.js";
 export { savePeft } from "./peft/save.js";
+export { type AlphaTuningConfig, alphaTuning, alphaTuningMethod } from "./quantised/alphatuning.js";
 export type { QuantizedMergeOptions } from "./quantized-merge.js";
 export {
   formatReceipt,

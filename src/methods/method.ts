@@ -188,12 +188,6 @@ export interface Method<Config extends SiteConfig> {
   weight(weight: Value, tensors: TensorValues, site: SiteShape, config: Config): Value;
   /** Whether W' − W does not depend on W with this configuration; then `map` can wrap it. Default: it may. */
   additive?(config: Config): boolean;
-  /** A `[r, in]` and B `[out, r]` with W' = W + B·A, where it is such an update: what `exportLora` writes. */
-  factors?(
-    tensors: TensorValues,
-    site: SiteShape,
-    config: Config,
-  ): { readonly a: Value; readonly b: Value } | undefined;
   /**
    * What it adds to the bias `[out]` at full strength, if anything; `bias`, if any, and `weight` `[out, in]` are those below
    * this adapter.
@@ -211,7 +205,7 @@ export interface Method<Config extends SiteConfig> {
     tensors: TensorValues,
     site: SiteShape,
     config: Config,
-  ): { readonly a: Value; readonly b: Value };
+  ): { readonly a: Value; readonly b: Value } | undefined;
   /**
    * The map's output with the adapter, shaped as `y`: `y` plus `gate` times what the adapter adds to it. Not used for
    * convolutions in groups, whose features do not mix. Default, and where it gives undefined: the map with the changed

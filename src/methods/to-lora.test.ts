@@ -1,8 +1,11 @@
 import { expect, test } from "vitest";
 import {
   type Adaptation,
+  adalora,
   adapt,
   boft,
+  dynamicDora,
+  elalora,
   hra,
   kadaptation,
   lora,
@@ -10,6 +13,7 @@ import {
   psoft,
   setScale,
   toLora,
+  vera,
 } from "./index.js";
 import { baseModel, probeLogits, randomise, relativeDifference } from "./testing/fixtures.js";
 
@@ -20,6 +24,10 @@ test.each([
   psoft({ rank: 4, targets }),
   orthogonalAdaptation({ rank: 4, conceptId: "cat", scale: 0.7, targets }),
   kadaptation({ summands: 4, ownBias: false, scale: 3, targets }),
+  vera({ rank: 4, targets }),
+  adalora({ initRank: 3, targets }),
+  elalora({ rank: 2, targets }),
+  dynamicDora({ rank: 2, targets }),
 ] as unknown as Adaptation[])("$method.name as LoRA is the same", async (adaptation) => {
   const below = randomise(
     await adapt(await baseModel("llama"), lora({ rank: 2, targets }), { name: "below" }),
@@ -41,4 +49,19 @@ test("what LoRA cannot say is refused", async () => {
     kadaptation({ summands: 4, targets }),
   ] as unknown as Adaptation[])
     await expect(toLora(await adapt(base, adaptation))).rejects.toMatchObject({ code: "target-unsupported" });
+});
+
+test("components that do nothing are dropped", async () => {
+  const model = randomise(await adapt(await baseModel("llama"), elalora({ rank: 3, targets })), 2, 0.1);
+  for (const site of model.adapters.get("default")?.sites.values() ?? []) {
+    const e = site.tensors.lora_E?.tensor.data as Float32Array;
+    if (site.shape.path.includes("layers.0")) e.fill(0);
+    else e.fill(0, 1);
+  }
+  const converted = await toLora(model);
+  const ranks = [...(converted.adapters.get("default")?.sites.values() ?? [])].map(
+    ({ tensors }) => tensors.lora_A?.tensor.shape[0],
+  );
+  expect(ranks).toEqual([1, 1]);
+  expect(relativeDifference(await probeLogits(converted), await probeLogits(model))).toBeLessThan(1e-5);
 });

@@ -26,10 +26,12 @@ interface Factors {
 
 /**
  * The model with one adapter written as LoRA, in its place and under its name: for programs that know nothing else. For
- * methods whose update is a low-rank product: HRA, PSOFT, orthogonal adaptation, KAdaptation without biases. The strength that is
- * set goes into the factors. An update that depends on W (HRA) is the one at the weights that adapters before it leave.
+ * methods whose update is a low-rank product: HRA, PSOFT, orthogonal adaptation, KAdaptation without biases, VeRA, AdaLoRA, ElaLoRA,
+ * dynamic-rank DoRA. The strength that is set goes into the factors. An update that depends on W (HRA) is the one at the weights
+ * that adapters before it leave. Components that do nothing are dropped, and modules left without any.
  *
- * Throws `target-unsupported` for a method whose update is not low-rank, or that trains more than sites.
+ * Throws `target-unsupported` for a method whose update is not low-rank, or that trains more than sites; `adapter-no-effect` when
+ * no component is left.
  *
  * @example
  * ```ts
@@ -44,6 +46,7 @@ export async function toLora<M extends Model>(
   const name = options.name ?? model.active.at(-1) ?? "default";
   const adapter = adapterNamed(model, name);
   const known = await factorsOf(model, adapter);
+  if (known.size === 0) throw noEffect(name);
   const ranks = Object.fromEntries([...known].map(([path, { rank }]) => [path, rank]));
   const most = Math.max(...Object.values(ranks));
   const adaptation = lora({
@@ -87,9 +90,13 @@ async function factorsOf(model: Adapted, adapter: Adapter): Promise<Map<string, 
       },
       asMatrix(site, site.weight),
     );
-    const { a, b } = lowRank(weight, valuesOf(own, adapter), own.shape, config);
+    const product = lowRank(weight, valuesOf(own, adapter), own.shape, config);
+    if (!product) throw refusal(adapter, true);
+    const { a, b } = product;
+    if (a.shape[0] === 0) continue;
     const scaled = ops.mul(b, adapter.gate.value);
-    found.set(path, await numbers({ a: ops.mul(a, 1), b: scaled }, [...below, adapter]));
+    const factors = compact(await numbers({ a: ops.mul(a, 1), b: scaled }, [...below, adapter]));
+    if (factors.rank > 0) found.set(path, factors);
   }
   return found;
 }
@@ -99,6 +106,29 @@ function refusal({ name, adaptation }: Adapter, isFull: boolean): TunesmithError
   return new TunesmithError("target-unsupported", `'${name}' (${adaptation.method.name}) ${why}`, {
     fix: "merge it into the weights instead",
   });
+}
+
+const noEffect = (name: string) =>
+  new TunesmithError("adapter-no-effect", `adapter '${name}' has no component that does anything`, {
+    fix: "train it first",
+  });
+
+/** Without the components whose product is zero. */
+function compact({ a, b, rank }: Factors): Factors {
+  const [width, rows] = [a.length / rank, b.length / rank];
+  const used = Array.from({ length: rank }, (_, k) => k).filter(
+    (k) =>
+      a.subarray(k * width, (k + 1) * width).some((value) => value !== 0) &&
+      Array.from({ length: rows }, (_, i) => b[i * rank + k]).some((value) => value !== 0),
+  );
+  if (used.length === rank) return { a, b, rank };
+  const left = new Float32Array(used.length * width);
+  for (const [at, k] of used.entries()) left.set(a.subarray(k * width, (k + 1) * width), at * width);
+  const right = Float32Array.from({ length: rows * used.length }, (_, at) => {
+    const [row, column] = [Math.floor(at / used.length), used[at % used.length] as number];
+    return b[row * rank + column] as number;
+  });
+  return { rank: used.length, a: left, b: right };
 }
 
 async function numbers(factors: { a: Value; b: Value }, adapters: readonly Adapter[]): Promise<Factors> {

@@ -67,7 +67,7 @@ export const adaloraMethod = {
   kinds: ["linear", "conv"],
   tensors,
   additive: () => true,
-  factors(values, _, config) {
+  lowRank(_, values, __, config) {
     const { lora_A: a, lora_B: b, lora_E: e } = values as Record<string, Value>;
     return { a: ops.mul(a as Value, e as Value), b: ops.mul(b as Value, scaleOf(config)) };
   },

@@ -61,7 +61,7 @@ export const dynamicDoraMethod = {
     };
   },
   additive: () => true,
-  factors({ lora_A: a, lora_B: b, lora_c: c }, _, config) {
+  lowRank(_, { lora_A: a, lora_B: b, lora_c: c }, __, config) {
     return { a: a as Value, b: ops.mul(b as Value, ops.mul(c as Value, config.alpha / startRank(config))) };
   },
   weight(weight, { lora_A: a, lora_B: b, lora_c: c }, _, config) {

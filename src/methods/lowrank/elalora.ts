@@ -78,7 +78,7 @@ export const elaloraMethod = {
   kinds: ["linear", "conv"],
   tensors,
   additive: () => true,
-  factors({ lora_A: a, lora_E: e, lora_B: b }, _, { alpha, rank }) {
+  lowRank(_, { lora_A: a, lora_E: e, lora_B: b }, __, { alpha, rank }) {
     return { a: ops.mul(a as Value, e as Value), b: ops.mul(b as Value, alpha / rank) };
   },
   weight(weight, { lora_A: a, lora_E: e, lora_B: b }, _, { alpha, rank }) {
@@ -99,7 +99,7 @@ export const elaloraMethod = {
 } satisfies Method<ElaloraConfig>;
 
 /**
- * ElaLoRA with a configuration; `exportLora` makes a plain LoRA of its ranks. Throws `config-invalid` naming the field.
+ * ElaLoRA with a configuration; `toLora` makes a plain LoRA of its ranks. Throws `config-invalid` naming the field.
  *
  * @example
  * ```ts

@@ -118,7 +118,7 @@ export const loraMethod = {
   tensors,
   needs: ({ init }) => loraInitNeeds(init as LoraInit),
   additive: ({ dora }) => !dora,
-  factors(values, site, config) {
+  lowRank(_, values, site, config) {
     if (config.dora || site.kind === "embedding") return undefined;
     const { a, b } = factors(values, site);
     return { a, b: ops.mul(b, loraScale(site.path, config).scale) };

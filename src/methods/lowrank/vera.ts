@@ -43,7 +43,7 @@ export const veraMethod = {
     vera_lambda_d: { shape: [rank], trainable: true, init: () => new Float32Array(rank).fill(dInitial) },
   }),
   additive: () => true,
-  factors,
+  lowRank: (_, values, site) => factors(values, site),
   weight(weight, values, site) {
     const { a, b } = factors(values, site);
     return ops.gemm(b, a, weight);
