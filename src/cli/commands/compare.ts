@@ -10,6 +10,7 @@ import { paretoChart } from "../tracking/pareto.js";
 import { columns } from "../tracking/text.js";
 import { formatCount } from "../ui.js";
 import { sessionOf, throwIfAborted } from "../work.js";
+import { stepOptions } from "./fit-options.js";
 import { prepareRun, type RunConfig, trainableCount } from "./prepare-run.js";
 
 type Config = z.output<typeof compareSchema>;
@@ -24,7 +25,7 @@ export interface ComparedMethod {
   readonly lossAfter: number;
   /** Scores of the task after training. */
   readonly scores: Readonly<Record<string, number>>;
-  /** Median of the steps after the first two. */
+  /** Median of the steps after the first two; of fewer, the last. */
   readonly stepSeconds: number;
   readonly seconds: number;
   /** Why it was left out. */
@@ -34,12 +35,7 @@ export interface ComparedMethod {
 /** Trains several methods in the same way and reports what each cost and brought. */
 export async function runCompare(config: Config, context: Context): Promise<void> {
   const { ui } = context;
-  const unknown = config.methods.find((name) => !methodNames.includes(name));
-  if (unknown !== undefined) {
-    throw new TunesmithError("config-invalid", `--methods: unknown method '${unknown}'`, {
-      fix: `known: ${methodNames.join(", ")}`,
-    });
-  }
+  checkMethods(config);
   const results: ComparedMethod[] = [];
   const bar = ui.progress("comparing", config.methods.length);
   try {
@@ -64,6 +60,30 @@ export async function runCompare(config: Config, context: Context): Promise<void
     ui.say(`wrote ${config.out}.json and ${config.out}.svg`);
   }
   ui.result({ results });
+}
+
+function checkMethods({ methods, options, validation, validationShare }: Config): void {
+  const unknown = methods.find((name) => !methodNames.includes(name));
+  if (unknown !== undefined) {
+    throw new TunesmithError("config-invalid", `--methods: unknown method '${unknown}'`, {
+      fix: `known: ${methodNames.join(", ")}`,
+    });
+  }
+  const twice = methods.find((name, at) => methods.indexOf(name) !== at);
+  if (twice !== undefined) {
+    throw new TunesmithError("config-invalid", `--methods names '${twice}' twice`, { fix: "name it once" });
+  }
+  const idle = Object.keys(options).find((name) => !methods.includes(name));
+  if (idle !== undefined) {
+    throw new TunesmithError("config-invalid", `--options: '${idle}' is not compared`, {
+      fix: `give options of ${methods.join(", ")}, or name it in --methods`,
+    });
+  }
+  if (validation === undefined && validationShare === 0) {
+    throw new TunesmithError("config-invalid", "there is no validation data to compare on", {
+      fix: "give --validation, or a --validation-share above 0",
+    });
+  }
 }
 
 /** One method with its own defaults under the settings all share. A method that cannot is named, not fatal. */
@@ -92,11 +112,9 @@ async function measured(method: string, config: Config, context: Context): Promi
     const times: number[] = [];
     let last = performance.now();
     const result = await fit(objective, {
+      ...stepOptions(run),
       steps,
       optimizer,
-      seed: run.seed,
-      accumulate: run.accumulate,
-      session: sessionOf(run),
       signal: context.signal,
       onEvent(event) {
         if (event.type !== "step") return;
@@ -105,7 +123,7 @@ async function measured(method: string, config: Config, context: Context): Promi
       },
     });
     const after = result.evaluation ?? (await evaluate());
-    const later = times.slice(2).sort((a, b) => a - b);
+    const later = times.slice(Math.min(2, times.length - 1)).sort((a, b) => a - b);
     return {
       method,
       parameters: trainableCount(model),

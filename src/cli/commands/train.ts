@@ -12,12 +12,12 @@ import {
   type TrainResult,
 } from "../../training/index.js";
 import type { Context } from "../command.js";
-import { bytesIn } from "../config/flags.js";
 import { type Following, followRun } from "../tracking/follow.js";
 import { formatCount, formatDuration } from "../ui.js";
 import { checkOut, sessionOf, throwIfAborted, tokenizerOf } from "../work.js";
 import { dryRun } from "./dry-run.js";
 import { findLr } from "./find-lr.js";
+import { stepOptions } from "./fit-options.js";
 import { fitRun } from "./memory.js";
 import { type Prepared, prepareRun, type RunConfig } from "./prepare-run.js";
 import { saveResult } from "./save-result.js";
@@ -120,23 +120,16 @@ async function trainWithBar(
   const bar = ui.progress("training", prepared.steps);
   let evaluated = "";
   const options: FitOptions = {
-    accumulate: config.accumulate,
+    ...stepOptions(config),
     steps: prepared.steps,
     optimizer: prepared.optimizer,
-    seed: config.seed,
     runDir,
     resume: config.resume,
     config: identity(config, prepared),
     evalEvery: config.evalEvery,
     saveEvery: config.saveEvery,
     ...(config.patience === undefined ? {} : { patience: config.patience }),
-    session: sessionOf(config),
-    recompute: config.recomputeBlocks ?? config.recompute,
-    chunkRows: config.chunkRows,
-    ...(config.lossSpike === undefined ? {} : { lossSpike: { action: config.lossSpike } }),
     stopOn: { mode: config.stopMode, ...(config.stopOn === undefined ? {} : { metric: config.stopOn }) },
-    prefixCacheBytes: bytesIn(config.prefixCache),
-    ...(config.fastForward === undefined ? {} : { fastForward: config.fastForward }),
     signal,
     onEvent(event) {
       following.onEvent(event);

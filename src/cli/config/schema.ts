@@ -212,7 +212,8 @@ export const trainSchema = z.strictObject({
 export const compareSchema = trainSchema
   .omit({
     ...{ method: true, out: true, runDir: true, resume: true, dryRun: true, saveEvery: true },
-    ...{ evalEvery: true, patience: true },
+    ...{ evalEvery: true, patience: true, stopOn: true, stopMode: true, memory: true, findLr: true },
+    ...{ track: true, runName: true, tensorboard: true, card: true, license: true },
   })
   .extend({
     methods: z.array(z.string().min(1)).min(1).describe("methods to compare"),

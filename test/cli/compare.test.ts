@@ -1,0 +1,50 @@
+import { existsSync, mkdtempSync, writeFileSync } from "node:fs";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { fileURLToPath } from "node:url";
+import { expect, test } from "vitest";
+import { json, run } from "./run.js";
+
+const MODEL = join(fileURLToPath(new URL("../../", import.meta.url)), "assets/default-model");
+const folder = mkdtempSync(join(tmpdir(), "tunesmith-compare-"));
+const rows = ["one and two", "two and three", "three and four", "four and five"];
+writeFileSync(join(folder, "rows.jsonl"), rows.map((text) => `${JSON.stringify({ text })}\n`).join(""));
+const args = ["compare", "--model", MODEL, "--data", "rows.jsonl", "--length", "32", "--threads", "1"];
+const brief = [...args, "--steps", "2", "--validation-share", "0.3"];
+
+interface Compared {
+  readonly results: readonly {
+    readonly method: string;
+    readonly lossAfter: number;
+    readonly stepSeconds: number;
+  }[];
+}
+
+test("methods are compared under the same settings, with a chart", async () => {
+  const spike = ["--loss-spike", "stop", "--recompute", "--out", "both"];
+  const { results } = (await json(
+    [...brief, "--methods", "lora,ia3", ...spike],
+    folder,
+  )) as unknown as Compared;
+  expect(results.map(({ method }) => method)).toEqual(["lora", "ia3"]);
+  for (const { lossAfter, stepSeconds } of results) {
+    expect(lossAfter).toBeGreaterThan(0);
+    expect(stepSeconds).toBeGreaterThan(0);
+  }
+  expect(existsSync(join(folder, "both.svg"))).toBe(true);
+}, 60_000);
+
+test.each<[string[], RegExp]>([
+  [["--methods", "lora,lora"], /'lora' twice/],
+  [["--methods", "lora", "--options", '{"ia3": {"lr": 0.1}}'], /'ia3' is not compared/],
+  [["--methods", "lora", "--validation-share", "0"], /no validation data/],
+  [["--methods", "lora", "--tensorboard", "tb"], /unknown option '--tensorboard'/],
+])(
+  "what would do nothing is refused: %#",
+  async (given, words) => {
+    const { code, stderr } = await run([...args, "--steps", "2", ...given], folder);
+    expect(stderr).toMatch(words);
+    expect(code).toBe(2);
+  },
+  30_000,
+);
