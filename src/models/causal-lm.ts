@@ -1,7 +1,7 @@
 import { TunesmithError } from "../errors/index.js";
 import { type AnyDefinition, architectures, tensorArchitectures } from "./architectures/index.js";
 import type { CausalLm, LmInputs, Weights } from "./types.js";
-import { weightReader } from "./weights.js";
+import { calledAsKeys, weightReader } from "./weights.js";
 
 /** The definition answering to `model_type`; throws `architecture-unsupported` listing those we have. */
 export function architectureFor(modelType: string, origin: string): AnyDefinition {
@@ -138,5 +138,5 @@ function normaliseNames(definition: AnyDefinition, weights: Weights, tied: boole
     ),
   );
   if (tied) named.delete(output);
-  return named;
+  return calledAsKeys(named);
 }

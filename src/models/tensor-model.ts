@@ -6,7 +6,7 @@ import { parseConfig, unsupportedType } from "./causal-lm.js";
 import { freshWeights, initializerRange } from "./init.js";
 import { tensorInputs } from "./probe.js";
 import type { TensorInputs, TensorModel, Weights } from "./types.js";
-import { weightReader } from "./weights.js";
+import { calledAsKeys, weightReader } from "./weights.js";
 
 export interface TensorModelOptions extends Wanted {
   readonly origin?: string | undefined;
@@ -43,7 +43,7 @@ export function tensorModel(
   const task = taskFor(definition, own, options.task, origin);
   const complete = withHead({ definition, settings, weights: renamed, own, task }, options, origin);
   const description: TensorDescription = definition.describe(settings, task);
-  const named = onlyUsed(definition, settings, complete, description, origin);
+  const named = calledAsKeys(onlyUsed(definition, settings, complete, description, origin));
   return {
     ...description,
     ...(description.labels ? { labels: description.labels } : {}),

@@ -1,5 +1,5 @@
 import { TunesmithError } from "../errors/index.js";
-import type { Value } from "../graph/index.js";
+import { constant, type Value } from "../graph/index.js";
 import type { Weights } from "./types.js";
 
 /** Named access to weights that remembers what was read, so that a tensor nobody uses is an error, not a surprise. */
@@ -50,4 +50,16 @@ function editDistance(a: string, b: string): number {
     row = next;
   }
   return row[b.length] as number;
+}
+
+/** Tensors that were renamed carry their new name, by which adapters and files know them; a shared one keeps one of its names. */
+export function calledAsKeys(weights: Weights): Weights {
+  const renamed = new Map<Value, Value>();
+  for (const [name, value] of weights) {
+    const { source } = value;
+    const isCalledSo = value.name !== undefined && weights.get(value.name) === value;
+    if (source.kind === "constant" && !isCalledSo && !renamed.has(value))
+      renamed.set(value, constant(source.data, name));
+  }
+  return new Map([...weights].map(([name, value]) => [name, renamed.get(value) ?? value]));
 }

@@ -1,4 +1,5 @@
 import { readSeries } from "../../data/index.js";
+import { TunesmithError } from "../../errors/index.js";
 import type { TensorModel } from "../../models/index.js";
 import { createEvaluator, objectiveFor } from "../../training/index.js";
 import type { Context } from "../command.js";
@@ -6,6 +7,17 @@ import type { EvalConfig } from "../config/schema.js";
 import { formatCount, table } from "../ui.js";
 import { readData, required, sessionOf } from "../work.js";
 import { processorOf } from "./task-model.js";
+
+async function readOwn(data: string, { task }: TensorModel, config: EvalConfig) {
+  if (task === "forecasting") {
+    if (config.limit === undefined) return { series: await readSeries(data) };
+    throw new TunesmithError("config-invalid", "--limit counts rows; a series is judged by all its windows", {
+      fix: "leave it out",
+    });
+  }
+  const rows = (await readData(data, config)).rows.slice(0, config.limit);
+  return { train: rows, validation: rows };
+}
 
 /** Loss and scores of a model's own task over rows. */
 export async function runOwnTask(model: TensorModel, config: EvalConfig, { ui }: Context): Promise<void> {
@@ -16,10 +28,7 @@ export async function runOwnTask(model: TensorModel, config: EvalConfig, { ui }:
     length: config.length,
     ...(processor ? { processor } : {}),
   };
-  const given =
-    model.task === "forecasting"
-      ? { series: await readSeries(data) }
-      : await readData(data, config).then(({ rows }) => ({ train: rows, validation: rows }));
+  const given = await readOwn(data, model, config);
   const objective = objectiveFor(model, given, options);
   const evaluator = createEvaluator(objective, { session: sessionOf(config) });
   try {

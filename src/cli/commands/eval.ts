@@ -31,7 +31,7 @@ const READ_BY: Partial<Record<keyof EvalConfig, readonly string[]>> = {
   metrics: ["generate", "choices", "classify", "predictions"],
   out: ["generate", "choices", "classify", "predictions", "tasks"],
   examples: ["generate", "choices", "classify", "predictions", "tasks"],
-  limit: ["generate", "choices", "classify", "predictions", "tasks"],
+  limit: ["perplexity", "generate", "choices", "classify", "predictions", "tasks"],
   promptField: ["generate", "choices", "classify"],
   targetField: ["generate", "choices", "classify"],
   labels: ["classify"],
@@ -70,7 +70,8 @@ async function runPerplexity(config: EvalConfig, context: Context): Promise<void
   if (any.task !== "causal-lm") return (await import("./eval-own.js")).runOwnTask(any, config, context);
   const model = any;
   const tokenizer = tokenizerOf(model);
-  const { rows } = await readData(required(config.data, "data"), config);
+  const { rows: all } = await readData(required(config.data, "data"), config);
+  const rows = all.slice(0, config.limit);
   const length = rowLength(model, config.length);
   const { packs, lengths } = prepareRows(rows, tokenizer, {
     ...tokenizeOptions(config),

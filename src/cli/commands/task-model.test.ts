@@ -1,7 +1,11 @@
+import { mkdtempSync } from "node:fs";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
 import { expect, test } from "vitest";
 import type { Row } from "../../data/index.js";
-import { initModel, initTensorModel, sequenceHead } from "../../models/index.js";
-import { freshModules, newLabels, taskOfRun } from "./task-model.js";
+import { initModel, initTensorModel, saveModel, sequenceHead } from "../../models/index.js";
+import { createUi } from "../ui.js";
+import { freshModules, newLabels, openWithHead, taskOfRun } from "./task-model.js";
 
 const SIZES = {
   vocab_size: 20,
@@ -46,4 +50,17 @@ test("what the file does not have is trained whole", () => {
   expect(freshModules(words, bert("embedding"))).toEqual([]);
   const lm = initModel({ model_type: "llama", ...SIZES });
   expect(freshModules(lm, sequenceHead(lm, { labels: 3 }))).toEqual(["score"]);
+});
+
+test("a fresh head on a quantised base stays floats", async () => {
+  const folder = mkdtempSync(join(tmpdir(), "tunesmith-head-"));
+  const sizes = { hidden_size: 16, intermediate_size: 32, num_hidden_layers: 1, num_attention_heads: 2 };
+  const config = { model_type: "bert", vocab_size: 20, ...sizes, max_position_embeddings: 16 };
+  await saveModel(initTensorModel(config, { task: "masked-lm" }), folder);
+  const ui = createUi({ json: true, progress: () => ({ update: () => {}, stop: () => {} }) });
+  const wanted = { task: "sequence-classification", labels: ["a", "b"], quantize: "int8" } as const;
+  const model = await openWithHead(folder, wanted, ui, new AbortController().signal);
+  const kept = [...(model.quantization?.sites.keys() ?? [])];
+  expect(kept).toContain("bert.encoder.layer.0.attention.self.query");
+  expect(kept).not.toContain("bert.pooler.dense");
 });

@@ -77,7 +77,12 @@ export async function openWithHead(
       ...(seed === undefined ? {} : { seed }),
     });
   }
-  return openModel(path, ui, signal, task, { labels, seed, quantize });
+  const head = { labels, seed };
+  if (quantize === undefined) return openModel(path, ui, signal, task, head);
+  // A head that the file does not have is trained whole, which codes cannot be.
+  const own = await openModel(path, ui, signal, "auto");
+  const exclude = freshModules(own, await openModel(path, ui, signal, task, head));
+  return openModel(path, ui, signal, task, { ...head, quantize: { kind: quantize, exclude } });
 }
 
 /** The task that rows of a layout are of; undefined where they are of none. */
