@@ -1,6 +1,7 @@
 // Runs the experiments and writes what was measured: npm run proofs -- [NAME ...]
 import { mkdirSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
+import { alphaTuningProof } from "./alphatuning.js";
 import { boftProof } from "./boft.js";
 import { colaProof } from "./cola.js";
 import { cordaProof } from "./corda.js";
@@ -61,6 +62,7 @@ const proofs: readonly Proof[] = [
   ltSftProof(),
   fineGatesProof(),
   deftProof(),
+  alphaTuningProof(),
 ];
 
 const wanted = process.argv.slice(2);

@@ -31,6 +31,7 @@ const OPTIONS: Readonly<Record<string, Readonly<Record<string, unknown>>>> = {
   fourierft: { frequencies: 40 },
   waveft: { frequencies: 40 },
   "fine-gates": { rank: 2 },
+  alphatuning: { planes: 2 },
   shira: { rank: 2 },
   neuroada: { connections: 2 },
   hira: { rank: 4 },

@@ -30,6 +30,7 @@ import { oftMethod } from "./orthogonal/oft.js";
 import { orthogonalAdaptationMethod } from "./orthogonal/orthogonal-adaptation.js";
 import { psoftMethod } from "./orthogonal/psoft.js";
 import { sodaMethod } from "./orthogonal/soda.js";
+import { alphaTuningMethod } from "./quantised/alphatuning.js";
 import { fineGatesMethod } from "./sparse/fine-gates.js";
 import { neuroadaMethod } from "./sparse/neuroada.js";
 import { rosaMethod } from "./sparse/rosa.js";
@@ -77,6 +78,7 @@ const methods = [
   randloraMethod,
   vbloraMethod,
   fineGatesMethod,
+  alphaTuningMethod,
 ] as unknown as readonly Method<SiteConfig>[];
 
 /** MAP over those of them that add to the weight. */

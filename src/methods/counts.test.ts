@@ -74,6 +74,8 @@ const CASES: readonly Case[] = [
   ["vblora", { rank: 4, vectors: 10, vectorLength: 8 }, 10 * 8 + (4 * 10 * (inn + out)) / 8],
   ["fine-gates", {}, inn + 2 * out],
   ["fine-gates", { rank: 2, gateBias: false }, inn + out + 2 * (inn + out)],
+  ["alphatuning", {}, out],
+  ["alphatuning", { planes: 4, train: "all" }, 4 * out],
   ["loha", { rank: 4 }, 2 * 4 * (inn + out)],
   // 48 = 6 · 8, 32 = 4 · 8
   ["lokr", { rank: 2 }, 6 * 4 + 2 * (8 + 8)],

@@ -1,3 +1,10 @@
+export {
+  type BinaryMatrix,
+  type BinaryOptions,
+  binaryPlane,
+  dequantizeBinary,
+  quantizeBinary,
+} from "./binary.js";
 export { dequantizeByMap, dynamicMap, quantizeByMap } from "./dynamic.js";
 export { dequantizeInt4, type Int4Layout, type Int4Matrix, quantizeInt4 } from "./int4.js";
 export { dequantizeInt8, type Int8Matrix, quantizeInt8, roundHalfEven } from "./int8.js";
