@@ -29,7 +29,9 @@ import { pveraProof } from "./pvera.js";
 import { qgoftProof } from "./qgoft.js";
 import { rosaProof } from "./rosa.js";
 import { selektProof } from "./selekt.js";
+import { sketchTuneProof } from "./sketchtune.js";
 import { sodaProof } from "./soda.js";
+import { ssmloraProof } from "./ssmlora.js";
 import { uoraProof } from "./uora.js";
 
 /** Every experiment; a new one is its file and one line here. */
@@ -37,6 +39,7 @@ const proofs: readonly Proof[] = [
   gloraProof(),
   elaloraProof(),
   mapProof(),
+  ssmloraProof(),
   colaProof(),
   dynamicDoraProof(),
   hydraProof(),
@@ -63,6 +66,7 @@ const proofs: readonly Proof[] = [
   fineGatesProof(),
   deftProof(),
   alphaTuningProof(),
+  sketchTuneProof(),
 ];
 
 const wanted = process.argv.slice(2);

@@ -44,6 +44,7 @@ export const errorMeanings = {
   "adapter-invalid":
     "An adapter's config or tensors do not fit the model, are missing, left over or not finite.",
   "calibration-missing": "A method starts from statistics of data, and no data were given for them.",
+  "not-mergeable": "An adapter's update is no change of a weight, so that it cannot be merged.",
   "adapter-no-effect": "An adapter changes no weight: untrained, or all zeros.",
   "quantized-base": "An operation would have to round into a base's quantised weights, and was not told how.",
   "wrong-base": "An adapter was trained on another base: tensors it touches have other contents.",

@@ -17,6 +17,7 @@ import { mapOver } from "./lowrank/map.js";
 import { missMethod } from "./lowrank/miss.js";
 import { pveraMethod } from "./lowrank/pvera.js";
 import { randloraMethod } from "./lowrank/randlora.js";
+import { ssmloraMethod } from "./lowrank/ssmlora.js";
 import { uoraMethod } from "./lowrank/uora.js";
 import { vbloraMethod } from "./lowrank/vblora.js";
 import { veraMethod } from "./lowrank/vera.js";
@@ -31,6 +32,7 @@ import { orthogonalAdaptationMethod } from "./orthogonal/orthogonal-adaptation.j
 import { psoftMethod } from "./orthogonal/psoft.js";
 import { sodaMethod } from "./orthogonal/soda.js";
 import { alphaTuningMethod } from "./quantised/alphatuning.js";
+import { sketchTuneMethod } from "./quantised/sketchtune.js";
 import { fineGatesMethod } from "./sparse/fine-gates.js";
 import { neuroadaMethod } from "./sparse/neuroada.js";
 import { rosaMethod } from "./sparse/rosa.js";
@@ -65,6 +67,7 @@ const methods = [
   adaloraMethod,
   gloraMethod,
   elaloraMethod,
+  ssmloraMethod,
   fourierftMethod,
   waveftMethod,
   shiraMethod,
@@ -79,6 +82,7 @@ const methods = [
   vbloraMethod,
   fineGatesMethod,
   alphaTuningMethod,
+  sketchTuneMethod,
 ] as unknown as readonly Method<SiteConfig>[];
 
 /** MAP over those of them that add to the weight. */

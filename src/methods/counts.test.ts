@@ -49,6 +49,7 @@ const CASES: readonly Case[] = [
   ["elalora", { rank: 4, maxRank: 4 }, 4 * (inn + out + 1)],
   ["map", { inner: "lora", options: { rank: 4 } }, 4 * (inn + out) + 2],
   ["map", { inner: "kradapter" }, 32 * (6 + 8) + 2],
+  ["ssmlora", { rank: 4 }, 4 * (inn + out) + 2 * 4 * 4],
   ["glora", {}, 2 * 4 * (inn + out) + 4 * (inn + 1) + 1 + 1],
   ["glora", { a: "vector", b: "none", c: "vector", d: "vector", e: "vector" }, out + inn + out + out],
   ["glora", { a: "constant", b: "lora-2", ranks: [2, 4], c: "none", d: "none" }, 1 + 2 * (inn + out) + 1],
@@ -76,6 +77,7 @@ const CASES: readonly Case[] = [
   ["fine-gates", { rank: 2, gateBias: false }, inn + out + 2 * (inn + out)],
   ["alphatuning", {}, out],
   ["alphatuning", { planes: 4, train: "all" }, 4 * out],
+  ["sketchtune", { bits: 3, groupsPerRow: 2 }, out * 2 * 8],
   ["loha", { rank: 4 }, 2 * 4 * (inn + out)],
   // 48 = 6 · 8, 32 = 4 · 8
   ["lokr", { rank: 2 }, 6 * 4 + 2 * (8 + 8)],

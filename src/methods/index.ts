@@ -60,6 +60,7 @@ export { type MissConfig, miss, missMethod } from "./lowrank/miss.js";
 export { type PveraConfig, pvera, pveraMethod } from "./lowrank/pvera.js";
 export { type RandloraConfig, randlora, randloraMethod } from "./lowrank/randlora.js";
 export { movesAt, ranksOf } from "./lowrank/rank-moves.js";
+export { alternating, type SsmloraConfig, ssmlora, ssmloraMethod } from "./lowrank/ssmlora.js";
 export { type UoraConfig, uora, uoraMethod } from "./lowrank/uora.js";
 export { type VbloraConfig, vblora, vbloraMethod } from "./lowrank/vblora.js";
 export { type VeraConfig, vera, veraMethod } from "./lowrank/vera.js";
@@ -101,6 +102,14 @@ export { type StiefelOptions, type StiefelState, stiefelState, stiefelStep } fro
 export { type LoadAdapterOptions, loadPeft } from "./peft/load.js";
 export { savePeft } from "./peft/save.js";
 export { type AlphaTuningConfig, alphaTuning, alphaTuningMethod } from "./quantised/alphatuning.js";
+export {
+  buildSketch,
+  readSketch,
+  type Sketch,
+  type SketchLayout,
+  type SketchOptions,
+} from "./quantised/sketch.js";
+export { type SketchTuneConfig, sketchTune, sketchTuneMethod } from "./quantised/sketchtune.js";
 export type { QuantizedMergeOptions } from "./quantized-merge.js";
 export {
   formatReceipt,

@@ -1,6 +1,8 @@
+import { TunesmithError } from "../errors/index.js";
 import { constant, type Value } from "../graph/index.js";
 import { type Model, type Outputs, probeOutputs, storedOf } from "../models/index.js";
 import type { Adapted } from "./adapted.js";
+import type { Adapter } from "./adapter.js";
 import { changesOf, type TensorChange } from "./effective.js";
 import { mergedTensor } from "./merged-tensor.js";
 import { mergeQuantized, type QuantizedMergeOptions } from "./quantized-merge.js";
@@ -35,6 +37,7 @@ export async function merge<M extends Model>(
   options: MergeOptions = {},
 ): Promise<M & Receipted> {
   const used = model.active.flatMap((name) => model.adapters.get(name) ?? []);
+  checkMergeable(used);
   const kept = await mergeQuantized(model, used, options);
   if (kept) return kept;
   const changes = new Map<string, Value>();
@@ -49,6 +52,22 @@ export async function merge<M extends Model>(
   }
   const merged = reweighted(model.base, changes);
   return { ...merged, receipt: await mergeReceipt(model, merged, { allowNoEffect: options.allowNoEffect }) };
+}
+
+function checkMergeable(adapters: readonly Adapter[]): void {
+  for (const { name, adaptation } of adapters) {
+    const { method, config } = adaptation;
+    const reason = method.unmergeable?.(config);
+    if (reason === undefined) continue;
+    throw new TunesmithError(
+      "not-mergeable",
+      `adapter '${name}' (${method.name}) cannot be merged: ${reason}`,
+      {
+        fix: "keep the adapter apart; exports of adapted models hold it as it is",
+        details: { adapter: name, method: method.name },
+      },
+    );
+  }
 }
 
 /**

@@ -188,6 +188,8 @@ export interface Method<Config extends SiteConfig> {
   weight(weight: Value, tensors: TensorValues, site: SiteShape, config: Config): Value;
   /** Whether W' − W does not depend on W with this configuration; then `map` can wrap it. Default: it may. */
   additive?(config: Config): boolean;
+  /** Why it cannot be merged, for an update that no weight can hold; `weight` then gives W, and `forward` all of it. */
+  unmergeable?(config: Config): string | undefined;
   /**
    * What it adds to the bias `[out]` at full strength, if anything; `bias`, if any, and `weight` `[out, in]` are those below
    * this adapter.

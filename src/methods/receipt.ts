@@ -224,12 +224,17 @@ async function assembleReceipt(
   const count = (entries: Iterable<{ readonly data: { readonly length: number } }>) =>
     [...entries].reduce((sum, { data }) => sum + data.length, 0);
   const changed = new Set(measured.changes.filter((entry) => entry.changeNorm > 0).map(({ path }) => path));
+  const unseen = adapters.filter(({ adaptation: { method, config } }) => method.unmergeable?.(config));
+  const maxDifference = largestDifference(before, after);
+  // An update that no weight shows is seen in the logits alone.
+  for (const path of unseen.flatMap(({ sites }) => [...sites.keys()]))
+    if (maxDifference > 0) changed.add(path);
   const names = adapters.flatMap(touchedWeights);
   return {
     action: options.action ?? "adapt",
     adapter: adapters.map(({ name }) => name).join("+"),
     method: [...new Set(adapters.map(({ adaptation }) => adaptation.method.name))].join("+"),
-    sitesMatched: new Set(measured.changes.map(({ path }) => path)).size,
+    sitesMatched: new Set([...measured.changes.map(({ path }) => path), ...changed]).size,
     sitesChanged: changed.size,
     sites: measured.changes,
     trainableParameters: count(own.filter(({ trainable }) => trainable).map(({ tensor }) => tensor)),
@@ -239,7 +244,7 @@ async function assembleReceipt(
     logits: {
       before: await checksum(before),
       after: await checksum(after),
-      maxDifference: largestDifference(before, after),
+      maxDifference,
     },
     warnings: options.warnings ?? [],
   };
