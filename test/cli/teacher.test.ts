@@ -42,6 +42,8 @@ test.each<[string[], RegExp]>([
     /without --teacher-logits/,
   ],
   [[...args, "--task-options", '{"labelSmoothing": 0.1}'], /--task-options do nothing/],
+  [[...args, "--train-on", "last"], /--train-on last does nothing/],
+  [[...args, "--stop-on", "perplexity"], /--stop-on does nothing/],
   [[...args, "--schedule-options", '{"minFactor": 0.1}'], /linear has no setting 'minFactor'/],
 ])(
   "what would do nothing is refused: %#",

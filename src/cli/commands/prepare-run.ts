@@ -104,6 +104,7 @@ async function prepareLanguage(
   const name = config.objective ?? objectiveForLayout(source.layout as Layout);
   const entry = objectiveNamed(name);
   checkTeacher(config, name, entry.needsTeacher === true);
+  checkRows(config, source.layout, name);
   const teacher = config.teacher === undefined ? undefined : await openModel(config.teacher, ui, signal);
   const bar = ui.progress("tokenizing", train.length);
   const onProgress = (done: number) => bar.update(Math.min(done, train.length));
@@ -168,6 +169,32 @@ export async function calibrationFor(
     `--calibrate does nothing: ${config.method} does not start from data`,
     {
       fix: "leave it out, or choose a start that does, such as --init corda",
+    },
+  );
+}
+
+/** Options about rows of another kind would do nothing. Throws `config-invalid`. */
+function checkRows({ chatTemplate, trainOn, packing }: RunConfig, layout: string, objective: string): void {
+  const turns = layout === "chat" || layout === "preference" || layout === "feedback";
+  const idle = [
+    ...(chatTemplate !== undefined && !turns ? ["--chat-template"] : []),
+    ...(trainOn === "last" && layout !== "chat" ? ["--train-on last"] : []),
+  ];
+  if (idle.length > 0) {
+    throw new TunesmithError(
+      "config-invalid",
+      `${idle[0]} does nothing: the rows are ${layout}, no conversations`,
+      {
+        fix: "leave it out, or name the --layout if the rows are read wrongly",
+      },
+    );
+  }
+  if (packing === undefined || packing === "none" || layout === "chat" || !turns) return;
+  throw new TunesmithError(
+    "config-invalid",
+    `--packing ${packing} does nothing with --objective ${objective}`,
+    {
+      fix: "leave it out: answers that are judged have a row each",
     },
   );
 }
@@ -260,12 +287,17 @@ export function finish(config: RunConfig, ui: Ui, found: Found): Prepared {
 }
 
 /** An option that would do nothing is a mistake. Throws `config-invalid`. */
-function checkEvaluations({ patience, evalEvery, validation, validationShare }: RunConfig): void {
+function checkEvaluations({ patience, evalEvery, stopOn, validation, validationShare }: RunConfig): void {
   const option = patience === undefined ? "--eval-every" : "--patience";
   const nothing = validation === undefined && validationShare === 0;
   if (nothing && (patience !== undefined || evalEvery > 0)) {
     throw new TunesmithError("config-invalid", `${option}: there is no validation data to evaluate on`, {
       fix: "give --validation, or a --validation-share above 0",
+    });
+  }
+  if (patience === undefined && evalEvery === 0 && stopOn !== undefined) {
+    throw new TunesmithError("config-invalid", "--stop-on does nothing: there is only the last evaluation", {
+      fix: "give --eval-every, the steps between evaluations",
     });
   }
   if (patience === undefined || evalEvery > 0) return;
