@@ -118,7 +118,7 @@ function zeroGradient(step: number, names: readonly string[], patience: number):
     "zero-update",
     `step ${step}: ${listed(names)} received a gradient of exactly zero for ${patience} steps in a row`,
     {
-      fix: "check that these tensors feed the loss (a detached input, a mask of zeros, a scale of 0), or freeze them",
+      fix: "check that these tensors feed the loss (a detached input, a mask of zeros, a scale of 0), or freeze them; if the loss jumped before, the learning rate is too high and the outputs have saturated",
       details: { step, names },
     },
   );
