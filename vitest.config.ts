@@ -9,6 +9,6 @@ export default defineConfig({
     exclude: ["test/browser/**", "node_modules/**", "dist/**"],
     pool: "forks",
     maxWorkers: 2,
-    testTimeout: 60_000,
+    testTimeout: 180_000,
   },
 });
