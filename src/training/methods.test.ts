@@ -29,7 +29,12 @@ const SMALL = {
   conceptId: "a",
 };
 /** Settings with which something happens between steps within so few of them. */
-const EARLY: Readonly<Record<string, object>> = { rosa: { maskAfter: 1 }, uora: { every: 2, until: 1 } };
+const EARLY: Readonly<Record<string, object>> = {
+  rosa: { maskAfter: 1 },
+  uora: { every: 2, until: 1 },
+  selekt: { every: 2 },
+  "lt-sft": { tuned: FIXTURE, proportion: 0.5 },
+};
 
 function optionsOf(method: string): Record<string, unknown> {
   const own = Object.keys(methodNamed(method).options.shape);
