@@ -34,9 +34,13 @@ const own = {
     .describe("hold the norm of the update constant in the backward pass"),
 };
 
+/** What options of methods may hold, in files as on the command line. */
+const plainValue = z.union([z.number(), z.boolean(), z.string()]);
+const optionValue = z.union([plainValue, z.array(plainValue), z.record(z.string(), plainValue)]);
+
 const schema = siteConfigSchema.extend({
   inner: z.string().default("lora").describe("the method of the update: one that adds to the weight"),
-  options: z.record(z.string(), z.unknown()).default({}).describe("its options"),
+  options: z.record(z.string(), optionValue).default({}).describe("options of that method, by their names"),
   ...own,
 });
 
