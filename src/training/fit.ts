@@ -53,7 +53,7 @@ export interface FitOptions extends Omit<StepperOptions, "session" | "recompute"
   readonly evalEvery?: number;
   /** Updates between checkpoints; "auto": as often as costs at most 2 % of the time; 0: none. Default 0. */
   readonly saveEvery?: number | "auto";
-  /** Stop after so many evaluations without improvement, and restore the best. Default: never. */
+  /** Stop after so many evaluations without improvement, and restore the best; needs `evalEvery`. Default: never. */
   readonly patience?: number;
   /** What `patience` and the best checkpoint go by: `loss`, or the name of a score. Default: the loss, falling. */
   readonly stopOn?: { readonly metric?: string; readonly mode?: "min" | "max"; readonly minDelta?: number };
@@ -218,13 +218,32 @@ function judged({ loss, scores }: Evaluation, { stopOn = {} }: FitSettings): num
 /** Evaluates the weights as they are, on all held-out batches or the first few. */
 type Evaluate = (batches?: number) => Promise<Evaluation>;
 
-function startRun(objective: Objective, options: FitSettings): Run {
-  const { optimizer, patience, fastForward: phase, accumulate = 1, updateIn = "auto" } = options;
-  if (phase && !objective.validation) {
-    throw new TunesmithError("config-invalid", "fastForward has no validation data to look at", {
-      fix: "give validation data: a few dozen examples are enough",
-    });
+/** An option that would do nothing is a mistake. Throws `config-invalid`. */
+function checkEvaluations({ validation }: Objective, options: FitSettings): void {
+  const { patience, evalEvery = 0, stopOn, evaluators = [], fastForward: phase } = options;
+  const wrong = (message: string, fix: string) => new TunesmithError("config-invalid", message, { fix });
+  if (phase && !validation) {
+    const fix = "give validation data: a few dozen examples are enough";
+    throw wrong("fastForward has no validation data to look at", fix);
   }
+  if (patience === undefined) return;
+  if (!validation && evaluators.length === 0)
+    throw wrong("patience: there is nothing to evaluate", "give validation data, or evaluators");
+  if (!validation && (stopOn?.metric ?? "loss") === "loss")
+    throw wrong(
+      "patience: without validation data there is no loss to go by",
+      "name a score in stopOn.metric",
+    );
+  if (evalEvery === 0)
+    throw wrong(
+      "patience counts evaluations, and there is only the last",
+      "set evalEvery, the steps between",
+    );
+}
+
+function startRun(objective: Objective, options: FitSettings): Run {
+  checkEvaluations(objective, options);
+  const { optimizer, patience, fastForward: phase, accumulate = 1, updateIn = "auto" } = options;
   const { parameters } = objective.model;
   const hooks = objective.model.trainingHooks?.() ?? {};
   const trained = [...parameters.values()].filter((parameter) => parameter.trainable);
@@ -246,7 +265,8 @@ function startRun(objective: Objective, options: FitSettings): Run {
       ...(options.guardZeroUpdates === false ? { patience: Number.POSITIVE_INFINITY } : {}),
       mayBeZero: (name) => mayBeZero(parameters.get(name)),
     }),
-    stopping: patience ? earlyStopping(params, { patience, ...rulesOf(options.stopOn) }) : undefined,
+    stopping:
+      patience === undefined ? undefined : earlyStopping(params, { patience, ...rulesOf(options.stopOn) }),
     forward: phase && fastForward(phase),
     spikes: options.lossSpike && lossSpikes(options.lossSpike),
     noise: accumulate > 1 ? noiseScale() : undefined,

@@ -237,6 +237,20 @@ test("early stopping goes by any score in either direction, and brings the best 
   });
 });
 
+test("patience that could never stop a run is refused", async () => {
+  const objective = nextToken(await adapted(), { train: packs, ...plan });
+  const tune = (options: Partial<FitOptions>) =>
+    fit(objective, { steps: 2, optimizer: adamw({ lr: 1e-2 }), ...options });
+  const evaluators = [async () => ({ quality: 1 })];
+  const cases: [Partial<FitOptions>, RegExp][] = [
+    [{ patience: 2, evalEvery: 1 }, /nothing to evaluate/],
+    [{ patience: 2, evalEvery: 1, evaluators }, /no loss to go by/],
+    [{ patience: 2, evaluators, stopOn: { metric: "quality" } }, /only the last/],
+    [{ patience: 0, evalEvery: 1, evaluators, stopOn: { metric: "quality" } }, /patience 0/],
+  ];
+  for (const [options, message] of cases) await expect(tune(options)).rejects.toThrow(message);
+});
+
 test("generated text is scored during training", async () => {
   const base = await loadModel("assets/default-model");
   const model = (await adapt(base, lora({ rank: 2 }))) as CausalLm;
