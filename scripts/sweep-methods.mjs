@@ -1,5 +1,6 @@
 // Learning rates by method: every method of the catalog on the shipped model over this repository's sources, by its held-out
-// loss after a short run. Writes src/methods/default-rates.ts and docs/data/method-sweep.json.
+// loss after a short run. Writes docs/data/method-sweep.json. The best rate depends on model, data and length of the run, so these
+// figures compare methods; they are not defaults.
 //   npm run sweep -- [--only lora,vera] [--steps 40]
 import { existsSync, mkdirSync, readFileSync, writeFileSync } from "node:fs";
 import { dirname, join } from "node:path";
@@ -43,7 +44,6 @@ const plan = {
   padId: paddingId(base.tokenizer),
 };
 
-const path = join(root, "src", "methods", "default-rates.ts");
 const record = join(root, "docs", "data", "method-sweep.json");
 const sweep = existsSync(record) ? JSON.parse(readFileSync(record, "utf8")).methods : {};
 for (const name of values.only?.split(",") ?? methodNames) {
@@ -55,7 +55,6 @@ for (const name of values.only?.split(",") ?? methodNames) {
     figures.map(({ lr, loss }) => `${lr}:${loss?.toFixed(4)}`).join(" "),
   );
   sweep[name] = figures;
-  writeFileSync(path, ratesFile());
   write(record, { steps, batch: "8 x 64", seed: Number(values.seed), methods: sorted(sweep) });
 }
 
@@ -103,22 +102,6 @@ async function run(name, lr) {
     0,
   );
   return { loss, parameters, secondsPerStep: seconds / steps };
-}
-
-/** The module of the best rates of everything measured so far. */
-function ratesFile() {
-  const lines = Object.entries(sorted(sweep)).flatMap(([name, figures]) => {
-    const [found] = figures.filter(({ loss }) => Number.isFinite(loss)).sort((a, b) => a.loss - b.loss);
-    const key = /^[a-z]\w*$/i.test(name) ? name : JSON.stringify(name);
-    return found ? [`  ${key}: ${found.lr},`] : [];
-  });
-  return [
-    "// Written by scripts/sweep-methods.mjs: the learning rate of the lowest held-out loss, by method.",
-    "export const rates: Readonly<Record<string, number>> = {",
-    ...lines,
-    "};",
-    "",
-  ].join("\n");
 }
 
 function write(file, value) {

@@ -16,7 +16,6 @@ export { type CalibrateOptions, type Calibration, calibrate } from "./calibratio
 export { callMethod, type LoneMap } from "./call-method.js";
 export { type ChainOptions, type Knot, trainChain } from "./chain.js";
 export { siteConfigSchema } from "./config.js";
-export { type MethodDefaults, methodDefaults } from "./defaults.js";
 export { applyDelta, type DeltaReport, saveDelta } from "./delta.js";
 export { type DensityOptions, deft, softDensity } from "./density.js";
 export { checkFingerprint, type Fingerprint, fingerprint, fingerprintHash } from "./fingerprint.js";

@@ -8,7 +8,6 @@ import {
   fingerprintHash,
   isAdapted,
   isUnfrozen,
-  methodDefaults,
   methodNamed,
   setActive,
 } from "../../methods/index.js";
@@ -357,11 +356,9 @@ export function optimizerOf(
   const rise = warmup >= 1 ? { warmupSteps: Math.round(warmup) } : warmup > 0 ? { warmupRatio: warmup } : {};
   const described = { ...rise, ...config.scheduleOptions, type: config.schedule, totalSteps };
   const names = [...model.parameters.values()].filter(({ trainable }) => trainable).map(({ name }) => name);
-  // What was found best for the method holds for AdamW's kind of step.
-  const usual = config.optimizer === "adamw" ? methodDefaults[config.method]?.lr : undefined;
   const options = {
     maxGradNorm,
-    ...((lr ?? usual) === undefined ? {} : { lr: lr ?? usual }),
+    ...(lr === undefined ? {} : { lr }),
     ...(weightDecay === undefined ? {} : { weightDecay }),
     ...config.optimizerOptions,
   };
