@@ -7,6 +7,7 @@ export default defineConfig({
     allowOnly: false,
     include: ["src/**/*.test.ts", "test/**/*.test.ts"],
     exclude: ["test/browser/**", "node_modules/**", "dist/**"],
+    setupFiles: ["test/setup.ts"],
     pool: "forks",
     maxWorkers: 2,
     testTimeout: 180_000,
