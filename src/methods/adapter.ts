@@ -140,6 +140,10 @@ export async function createAdapter(
   return assemble({ name, adaptation, sites, shared, saved, tokens });
 }
 
+/** The sites an adaptation would change. Throws as `createAdapter`. */
+export const siteShapes = (model: Model, adaptation: Adaptation): SiteShape[] =>
+  chooseSites(model, sitesOf(probeOutputs(model)), adaptation).map(shapeOfSite);
+
 function checkCalibration({ method, config }: Adaptation, { calibration, stored }: CreateOptions): void {
   const missing = stored
     ? undefined

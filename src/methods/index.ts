@@ -12,6 +12,7 @@ export {
 } from "./adapt.js";
 export { type Adapted, type AdaptedLm, isAdapted } from "./adapted.js";
 export type { Adapter, AdapterSite } from "./adapter.js";
+export { type Sized, trainedNumbers } from "./budget.js";
 export { type CalibrateOptions, type Calibration, calibrate } from "./calibration.js";
 export { callMethod, type LoneMap } from "./call-method.js";
 export { type ChainOptions, type Knot, trainChain } from "./chain.js";

@@ -93,6 +93,10 @@ export interface SiteCall {
   noise(like: Value, kind: "normal" | "uniform", key?: string): Value;
   /** Adds a scalar to the loss of a training pass: a prior, a balance. Ignored outside training. */
   addLoss(term: Value): void;
+  /** float32 `[tokens]`, 0 for rows of padding; undefined where every row counts, or which are data is not known. */
+  readonly mask: Value | undefined;
+  /** Numbers that add up over data, for whoever wants to see them (`talliesOf`): how many rows went where. */
+  tally(name: string, sums: Value): void;
   /** What this adapter's sites hand to later ones in the same forward pass. */
   readonly pass: Map<string, Value>;
 }
@@ -218,6 +222,11 @@ export interface Method<Config extends SiteConfig> {
   penalty?(sites: readonly SiteTensors[], config: Config): Value | undefined;
   /** What it does between the steps of a run. */
   hooks?(context: HookContext<Config>): TrainingHooks;
+  /**
+   * Options that give it the size `size` (1, 2, ...), for comparisons at an equal number of trained parameters. Default:
+   * `rank`, where its schema has one; else its size is fixed.
+   */
+  sized?(size: number): Readonly<Record<string, unknown>>;
 }
 
 /** The tensors of one site as values, shared ones included. */

@@ -2,6 +2,7 @@ import { z } from "zod";
 import { TunesmithError } from "../errors/index.js";
 import { type Model, nearest } from "../models/index.js";
 import { type AdaptOptions, adapt } from "./adapt.js";
+import { type Sized, withinBudget } from "./budget.js";
 import { siteMethods } from "./catalog.js";
 import { unfreeze } from "./full.js";
 import type { Method, SiteConfig, Statistic } from "./method.js";
@@ -22,6 +23,8 @@ export interface MethodEntry {
   readonly options: z.ZodObject;
   /** Statistics of data that it starts from with these options; see `calibrate`. */
   needs(options: Readonly<Record<string, unknown>>): readonly Statistic[];
+  /** The options with which it trains at most `budget` numbers, as near to it as it comes; see `withinBudget`. */
+  within?(model: Model, options: Readonly<Record<string, unknown>>, budget: number): Sized;
   /** Makes the model trainable by this method; `options` are checked. */
   apply<M extends Model>(model: M, options: Readonly<Record<string, unknown>>, how: AdaptOptions): Promise<M>;
 }
@@ -39,6 +42,7 @@ const ofSites = <Config extends SiteConfig>(method: Method<Config>): MethodEntry
     const parsed = method.schema.safeParse(options);
     return parsed.success ? (method.needs?.(parsed.data) ?? []) : [];
   },
+  within: (model, options, budget) => withinBudget(model, method, options, budget),
   apply: (model, options, how) => adapt(model, { method, config: options as Config }, how),
 });
 

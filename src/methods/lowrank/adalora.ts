@@ -63,6 +63,7 @@ export const adaloraMethod = {
   name: "adalora",
   summary: "low-rank update whose rank is shared out among modules while training",
   paper: "2303.10512",
+  sized: (size) => ({ initRank: size, targetRank: Math.max(1, Math.floor((2 * size) / 3)) }),
   schema,
   kinds: ["linear", "conv"],
   tensors,

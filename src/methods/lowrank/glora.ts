@@ -130,6 +130,7 @@ export const gloraMethod = {
   name: "glora",
   summary: "weights and biases scaled and shifted by tensors whose form is chosen per module",
   paper: "2306.07967",
+  sized: (size) => ({ ranks: [size] }),
   schema,
   kinds: ["linear"],
   tensors,

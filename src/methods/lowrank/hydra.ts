@@ -71,6 +71,7 @@ export const hydraMethod = {
   name: "hydra",
   summary: "a low-rank branch beside the map and one behind it",
   paper: "2309.06922",
+  sized: (size) => ({ parallelRank: size, sequentialRank: size }),
   schema,
   kinds: ["linear"],
   tensors: (site: SiteShape, config) => ({

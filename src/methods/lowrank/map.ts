@@ -110,6 +110,7 @@ export function mapOver(methods: readonly Method<SiteConfig>[]): Method<MapConfi
     summary:
       "directions of weight and update apart from their sizes, over any method that adds to the weight",
     paper: "2505.23094",
+    sized: (size) => ({ options: { rank: size } }),
     schema,
     kinds: ["linear", "conv"],
     tensors(site, config) {

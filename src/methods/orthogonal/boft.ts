@@ -119,6 +119,7 @@ export const boftMethod = {
   name: "boft",
   summary: "inputs rotated by a butterfly of small orthogonal blocks",
   paper: "2311.06243",
+  sized: (size) => ({ blockSize: size }),
   schema,
   kinds: ["linear", "conv"],
   tensors,

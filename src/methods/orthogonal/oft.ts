@@ -90,6 +90,7 @@ export const oftMethod = {
   name: "oft",
   summary: "inputs rotated in blocks by learned orthogonal matrices",
   paper: "2306.07280",
+  sized: (size) => ({ blockSize: size }),
   schema,
   kinds: ["linear", "conv"],
   tensors,

@@ -94,6 +94,7 @@ export const sketchTuneMethod = {
   name: "sketchtune",
   summary: "the books of numbers that codes of each row stand for",
   paper: "2410.06364",
+  sized: (size) => ({ groupsPerRow: size }),
   schema,
   kinds: ["linear"],
   needs: ({ calibrated }) => (calibrated ? ["covariance"] : []),

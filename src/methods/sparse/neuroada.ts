@@ -61,6 +61,7 @@ export const neuroadaMethod = {
   name: "neuroada",
   summary: "additions to the few largest weights of every neuron",
   paper: "2510.18940",
+  sized: (size) => ({ connections: size }),
   schema,
   kinds: ["linear", "conv"],
   needs: ({ select }) => (select === "gradient" ? ["gradient"] : []),

@@ -51,6 +51,7 @@ export const c3aMethod = {
   name: "c3a",
   summary: "blocks of circulant matrices added to the weight",
   paper: "2407.19342",
+  sized: (size) => ({ blockSize: size }),
   schema,
   kinds: ["linear"],
   tensors(site, config) {

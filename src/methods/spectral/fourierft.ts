@@ -64,6 +64,7 @@ export const fourierftMethod = {
   name: "fourierft",
   summary: "a few trained entries of the update's Fourier transform",
   paper: "2405.03003",
+  sized: (size) => ({ frequencies: size }),
   schema,
   kinds: ["linear"],
   shared: bases,

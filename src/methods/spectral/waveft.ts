@@ -88,6 +88,7 @@ export const waveftMethod = {
   name: "waveft",
   summary: "a few trained wavelet coefficients of the update",
   paper: "2505.12532",
+  sized: (size) => ({ frequencies: size }),
   schema,
   kinds: ["linear"],
   shared: spreads,

@@ -1,0 +1,106 @@
+import type { z } from "zod";
+import { TunesmithError } from "../errors/index.js";
+import type { Model } from "../models/index.js";
+import { siteShapes } from "./adapter.js";
+import type { Adaptation, Method, SiteConfig } from "./method.js";
+
+/**
+ * Numbers that an adaptation would train on a model, without making them: those of its sites and those they share.
+ * Biases, saved modules and token rows come on top.
+ *
+ * @example
+ * ```ts
+ * import { lora, trainedNumbers } from "tunesmith/methods";
+ * import { loadModel } from "tunesmith/models";
+ * console.log(trainedNumbers(await loadModel("path/to/model"), lora({ rank: 8, targets: "all-linear" })));
+ * ```
+ */
+export function trainedNumbers<Config extends SiteConfig>(
+  model: Model,
+  adaptation: Adaptation<Config>,
+): number {
+  const { method, config } = adaptation;
+  const sites = siteShapes(model, adaptation as unknown as Adaptation);
+  const specs = [
+    ...Object.values(method.shared?.(sites, config) ?? {}),
+    ...sites.flatMap((site) => Object.values(method.tensors(site, config))),
+  ];
+  return specs
+    .filter(({ trainable }) => trainable)
+    .reduce((sum, { shape }) => sum + shape.reduce((product, size) => product * size, 1), 0);
+}
+
+/** Sizes that are tried: 1, 2, 3, 4, then in steps of a quarter to a third. */
+const SIZES: readonly number[] = [
+  ...[1, 2, 3],
+  ...Array.from({ length: 15 }, (_, power) => [4, 5, 6, 7].map((size) => size * 2 ** power)).flat(),
+];
+
+/** A method's options at a size, and what it trains then. */
+export interface Sized {
+  readonly options: Readonly<Record<string, unknown>>;
+  readonly parameters: number;
+}
+
+/**
+ * The options with which a method trains as many numbers as it can without going over `budget`; where even its smallest
+ * size goes over, that one. A method of fixed size keeps its options. Throws what its options or targets are refused with.
+ */
+export function withinBudget<Config extends SiteConfig>(
+  model: Model,
+  method: Method<Config>,
+  options: Readonly<Record<string, unknown>>,
+  budget: number,
+): Sized {
+  const { sized } = method;
+  const schema = method.schema as unknown as z.ZodObject;
+  const bySize = sized ?? ("rank" in schema.shape ? (size: number) => ({ rank: size }) : undefined);
+  const given: Sized = { options, parameters: 0 };
+  if (!bySize) return { ...given, parameters: counted(model, method, options) };
+  const found: Sized[] = [];
+  for (const size of SIZES) {
+    const tried = { ...options, ...bySize(size) };
+    const parameters = possible(() => counted(model, method, tried));
+    if (parameters === undefined) continue;
+    found.push({ options: tried, parameters });
+    // Counts that only rise need no further look.
+    if (parameters > budget && found.length > 1 && rises(found)) break;
+  }
+  if (found.length === 0) return { ...given, parameters: counted(model, method, options) };
+  const within = found.filter(({ parameters }) => parameters <= budget);
+  return within.length > 0
+    ? within.reduce((best, each) => (each.parameters > best.parameters ? each : best))
+    : found.reduce((best, each) => (each.parameters < best.parameters ? each : best));
+}
+
+const rises = (found: readonly Sized[]): boolean =>
+  found.every(({ parameters }, at) => at === 0 || parameters >= (found[at - 1]?.parameters ?? 0));
+
+function counted<Config extends SiteConfig>(
+  model: Model,
+  method: Method<Config>,
+  options: Readonly<Record<string, unknown>>,
+): number {
+  const parsed = method.schema.safeParse(options);
+  if (!parsed.success) {
+    const issue = parsed.error.issues[0];
+    throw new TunesmithError(
+      "config-invalid",
+      `${method.name}: ${issue?.path.join(".")}: ${issue?.message}`,
+      {
+        fix: "correct the option",
+      },
+    );
+  }
+  return trainedNumbers(model, { method, config: parsed.data });
+}
+
+/** A size that the method refuses is none. */
+function possible(count: () => number): number | undefined {
+  try {
+    return count();
+  } catch (error) {
+    if (error instanceof TunesmithError && error.code === "config-invalid") return undefined;
+    throw error;
+  }
+}
