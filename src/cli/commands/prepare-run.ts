@@ -60,8 +60,15 @@ export interface Prepared {
   readonly data: ModelCardDataset;
 }
 
+/** A method's options on the model it goes on; default: those of the configuration. */
+export type OptionsFor = (base: Model, options: Record<string, unknown>) => Record<string, unknown>;
+
 /** Loads model and data, makes rows, applies the method. */
-export async function prepareRun(config: RunConfig, context: Context): Promise<Prepared> {
+export async function prepareRun(
+  config: RunConfig,
+  context: Context,
+  optionsFor: OptionsFor = (_, options) => options,
+): Promise<Prepared> {
   const { ui, signal } = context;
   checkEvaluations(config);
   const { task } = config;
@@ -79,7 +86,7 @@ export async function prepareRun(config: RunConfig, context: Context): Promise<P
         fix: "give --objective-options, or the --task they are of",
       });
     }
-    return prepareLanguage(opened, config, context);
+    return prepareLanguage(opened, config, context, optionsFor);
   }
   const { objective, teacher, teacherLogits, referenceScores } = config;
   if ((objective ?? teacher ?? teacherLogits ?? referenceScores) !== undefined) {
@@ -88,7 +95,7 @@ export async function prepareRun(config: RunConfig, context: Context): Promise<P
       fix: `leave them out: ${task ?? opened.task} has its own objective (--task-options)`,
     });
   }
-  return (await import("./prepare-task.js")).prepareTask(opened, config, context);
+  return (await import("./prepare-task.js")).prepareTask(opened, config, context, optionsFor);
 }
 
 /** A run of a causal language model. */
@@ -96,6 +103,7 @@ async function prepareLanguage(
   base: CausalLm,
   config: RunConfig,
   { ui, signal }: Context,
+  optionsFor: OptionsFor,
 ): Promise<Prepared> {
   const tokenizer = tokenizerOf(base);
   const length = rowLength(base, config.length);
@@ -128,7 +136,7 @@ async function prepareLanguage(
     ).finally(bar.stop);
   const calibration = await calibrationFor(config, async () => (await prepare(base, base)).objective);
   const how = { seed: config.seed, calibration };
-  const model = await applyMethod(base, config.method, methodOptions(config), how);
+  const model = await applyMethod(base, config.method, optionsFor(base, methodOptions(config)), how);
   const prepared = await prepare(model, referenceOf(model));
   if (prepared.truncated > 0)
     ui.note(`${prepared.truncated} examples were cut or left out at ${length} tokens (--length)`);

@@ -10,6 +10,7 @@ import {
   type Found,
   finish,
   methodOptions,
+  type OptionsFor,
   type Prepared,
   type RunConfig,
   readRows,
@@ -25,9 +26,14 @@ import {
 } from "./task-model.js";
 
 /** A run of a model of any other task than causal language modelling. */
-export async function prepareTask(opened: Model, config: RunConfig, context: Context): Promise<Prepared> {
+export async function prepareTask(
+  opened: Model,
+  config: RunConfig,
+  context: Context,
+  optionsFor: OptionsFor,
+): Promise<Prepared> {
   const { ui } = context;
-  if ((config.task ?? opened.task) === "forecasting") return prepareForecast(opened, config, ui);
+  if ((config.task ?? opened.task) === "forecasting") return prepareForecast(opened, config, ui, optionsFor);
   const { train, validation, source } = await readRows(config, ui);
   const all = [...train, ...validation];
   const base = await baseFor(opened, config, source.layout as Layout, all, context);
@@ -35,7 +41,7 @@ export async function prepareTask(opened: Model, config: RunConfig, context: Con
   const calibration = await calibrationFor(config, async () =>
     objectiveFor(base as TensorModel, { train, validation }, options),
   );
-  const model = (await withMethod(opened, base, config, ui, calibration)) as TensorModel;
+  const model = (await withMethod(opened, base, config, ui, optionsFor, calibration)) as TensorModel;
   const objective = objectiveFor(model, { train, validation }, options);
   const examples = Number(objective.identity.examples);
   return finish(config, ui, {
@@ -87,9 +93,10 @@ async function withMethod(
   base: Model,
   config: RunConfig,
   ui: Ui,
+  optionsFor: OptionsFor,
   calibration: Calibration | undefined,
 ): Promise<Model> {
-  const options = methodOptions(config);
+  const options = optionsFor(base, methodOptions(config));
   const fresh = base === opened ? [] : freshModules(opened, base);
   if (fresh.length > 0 && options.modulesToSave === undefined) {
     if ("modulesToSave" in methodNamed(config.method).options.shape) options.modulesToSave = fresh;
@@ -99,13 +106,23 @@ async function withMethod(
   return applyMethod(base, config.method, options, { seed: config.seed, calibration });
 }
 
-async function prepareForecast(base: Model, config: RunConfig, ui: Ui): Promise<Prepared> {
+async function prepareForecast(
+  base: Model,
+  config: RunConfig,
+  ui: Ui,
+  optionsFor: OptionsFor,
+): Promise<Prepared> {
   const series = await readSeries(config.data);
   const calibration = await calibrationFor(config, async () =>
     objectiveFor(base as TensorModel, { series }, taskOptions(config)),
   );
   const how = { seed: config.seed, calibration };
-  const model = (await applyMethod(base, config.method, methodOptions(config), how)) as TensorModel;
+  const model = (await applyMethod(
+    base,
+    config.method,
+    optionsFor(base, methodOptions(config)),
+    how,
+  )) as TensorModel;
   const objective = objectiveFor(model, { series }, taskOptions(config));
   const examples = Number(objective.identity.examples);
   const steps = series.values.shape[0] as number;

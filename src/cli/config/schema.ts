@@ -217,6 +217,14 @@ export const compareSchema = trainSchema
       .record(z.string(), z.record(z.string(), z.unknown()))
       .default({})
       .describe("options of single methods, by method: {lora: {rank: 16, lr: 1e-3}}"),
+    budgetParameters: count()
+      .optional()
+      .describe("equal size: each method trains as many numbers as it can without going over this"),
+    budgetSeconds: z
+      .number()
+      .positive()
+      .optional()
+      .describe("equal time: each method takes as many steps as fit in so many seconds, instead of --steps"),
     out: z
       .string()
       .min(1)
