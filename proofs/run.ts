@@ -19,6 +19,15 @@ import { kradapterProof } from "./kradapter.js";
 import { lolduProof } from "./loldu.js";
 import { loraProof } from "./lora.js";
 import { lormaProof } from "./lorma.js";
+import {
+  graloraProof,
+  hiraProof,
+  lohaProof,
+  lokrProof,
+  missProof,
+  randloraProof,
+  veraProof,
+} from "./lowrank-structures.js";
 import { ltSftProof } from "./lt-sft.js";
 import { mapProof } from "./map.js";
 import { neuroadaProof } from "./neuroada.js";
@@ -67,6 +76,13 @@ const proofs: readonly Proof[] = [
   deftProof(),
   alphaTuningProof(),
   sketchTuneProof(),
+  lohaProof(),
+  lokrProof(),
+  hiraProof(),
+  veraProof(),
+  randloraProof(),
+  graloraProof(),
+  missProof(),
 ];
 
 const wanted = process.argv.slice(2);
