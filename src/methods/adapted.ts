@@ -10,6 +10,7 @@ import {
   type Outputs,
   type Parameter,
   rewriteOutputs,
+  rowMask,
   type Site,
   siteOf,
 } from "../models/index.js";
@@ -58,45 +59,56 @@ export function adaptedModel<M extends Model>(
     adapters,
     active,
     parameters,
-    build: (inputs: Inputs) => applyAdapters(below.build(inputs), used, inputs.training === true),
+    build: (inputs: Inputs) => applyAdapters(below.build(inputs), used, inputs),
     trainingHooks: () => combinedHooks([below.trainingHooks?.() ?? {}, ...used.map(hooksOf)]),
   } as unknown as Adapted<M>;
 }
 
-/** An adapter in one forward pass: what its sites hand on, and add to the loss. */
+/** An adapter in one forward pass: what its sites hand on, add to the loss, and count. */
 interface Pass {
   readonly adapter: Adapter;
+  readonly training: boolean;
+  readonly mask: Value | undefined;
   readonly memory: Map<string, Value>;
   readonly losses: Value[];
+  readonly tallies: Map<string, Value>;
 }
 
 /** Rewrites a forward pass so that the adapters act at their sites. */
 export function applyAdapters<O extends Outputs>(
   outputs: O,
   adapters: readonly Adapter[],
-  training: boolean,
+  inputs: Inputs,
 ): O {
   const saved = new Map(
     adapters.flatMap((adapter) =>
       adapter.saved.map((entry) => [`${entry.path}/${entry.leaf}`, entry.parameter.value] as const),
     ),
   );
-  const passes = adapters.map((adapter): Pass => ({ adapter, memory: new Map(), losses: [] }));
+  const training = inputs.training === true;
+  const common = { training, mask: rowMask(inputs), tallies: new Map<string, Value>() };
+  const passes = adapters.map((adapter): Pass => ({ adapter, memory: new Map(), losses: [], ...common }));
   const activations = rewrittenInputs();
-  const visit: Visit = (node, inputs, rebuild) => {
-    activations.see(node, inputs);
-    const swapped = withSaved(node, inputs, saved);
+  const visit: Visit = (node, operands, rebuild) => {
+    activations.see(node, operands);
+    const swapped = withSaved(node, operands, saved);
     const results = swapped ? sameOperator(node, swapped) : rebuild();
     const site = siteOf(node);
     const first = results[0];
     if (!site || !first) return results;
     const x = activations.of(site);
-    const y = withScope(site.path, () => adaptSite(first, x, site, swapped ?? inputs, passes, training));
+    const y = withScope(site.path, () => adaptSite(first, x, site, swapped ?? operands, passes));
     return y === first ? results : [y, ...results.slice(1)];
   };
-  const adapted = rewriteOutputs(outputs, { visit });
+  const adapted = withTallies(rewriteOutputs(outputs, { visit }), common.tallies);
   return training ? withPenalty(adapted, passes) : adapted;
 }
+
+/** The pass with what its adapters count, beside what those below them do. */
+const withTallies = <O extends Outputs>(outputs: O, tallies: ReadonlyMap<string, Value>): O =>
+  tallies.size === 0
+    ? outputs
+    : { ...outputs, tallies: { ...outputs.tallies, ...Object.fromEntries(tallies) } };
 
 /** The pass with the loss terms of its adapters. */
 function withPenalty<O extends Outputs>(outputs: O, passes: readonly Pass[]): O {
@@ -121,7 +133,6 @@ function adaptSite(
   site: Site,
   inputs: readonly (Value | undefined)[],
   passes: readonly Pass[],
-  training: boolean,
 ): Value {
   const isEmbedding = site.kind === "embedding";
   const at = (operand: Value | undefined) => operand && inputs[site.node.inputs.indexOf(operand)];
@@ -134,7 +145,7 @@ function adaptSite(
     if (own) {
       const below = { weight, map: siteMap(site, bias) };
       bias = effectiveBias(bias, below.weight, own, adapter);
-      y = adaptOnce(y, x, own, pass, below, bias, training);
+      y = adaptOnce(y, x, own, pass, below, bias);
       weight = () => effectiveWeight(below.weight(), own, adapter);
     }
     for (const rows of adapter.tokens) {
@@ -150,17 +161,17 @@ function adaptOnce(
   y: Value,
   x: Value,
   own: AdapterSite,
-  { adapter, memory, losses }: Pass,
+  { adapter, memory, losses, tallies, training, mask }: Pass,
   { weight, map }: { readonly weight: () => Value; readonly map: SiteMap },
   bias: Value | undefined,
-  training: boolean,
 ): Value {
   const { method, config } = adapter.adaptation;
   const key = `${adapter.name}/${own.shape.path}`;
+  const rows = map.flat(x);
   const call: SiteCall = {
     site: own.shape,
     tensors: valuesOf(own, adapter),
-    x: map.flat(x),
+    x: rows,
     y: map.flatOut(y),
     ...map,
     weight,
@@ -170,6 +181,9 @@ function adaptOnce(
     dropped: (value, probability) => (training ? dropout(value, probability, key) : value),
     noise: (like, kind, part) => noise(like, kind, part === undefined ? key : `${key}/${part}`),
     addLoss: (term) => losses.push(term),
+    // A site may see something else than tokens: pooled rows, patches.
+    mask: rows.shape[0] === mask?.shape[0] ? mask : undefined,
+    tally: (name, sums) => tallies.set(`${key}/${name}`, sums),
   };
   const direct = (own.shape.conv?.groups ?? 1) === 1 ? method.forward : undefined;
   return ops.reshape(direct?.(call, config) ?? throughWeight(call, own, adapter, bias), y.shape, [y]);

@@ -115,8 +115,17 @@ async function runBatch(
   const [first] = inputs.values();
   outputs.push(["rows", countRows(first as Value, mask)]);
   outputs.push(...weightGradients(loss, batch.count, wanted, statistics));
-  const values = outputs.map(([, value]) => value);
-  const graph = makeGraph("calibrate", inputsOf(values), outputs);
+  return valuesOver(objective, batch, outputs, options);
+}
+
+/** Values of a loss graph's passes on one batch. */
+export async function valuesOver(
+  objective: Objective,
+  batch: StepBatch,
+  outputs: readonly [string, Value][],
+  options?: SessionOptions,
+): Promise<Record<string, Tensor>> {
+  const graph = makeGraph("values", inputsOf(outputs.map(([, value]) => value)), outputs);
   const session = await createSession(graph, options);
   try {
     const known = { ...batch.feeds, ...parameterFeeds(graph, objective.model.parameters) };

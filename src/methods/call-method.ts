@@ -22,6 +22,10 @@ export interface LoneMap {
   readonly noise?: SiteCall["noise"];
   /** Receives the terms it adds to the loss. Default: they are dropped. */
   readonly addLoss?: SiteCall["addLoss"];
+  /** Default: every row counts. */
+  readonly mask?: Value;
+  /** Receives what it counts. Default: that is dropped. */
+  readonly tally?: SiteCall["tally"];
 }
 
 /**
@@ -57,6 +61,8 @@ export function callMethod<Config extends SiteConfig>(
     training: map.training ?? false,
     noise: map.noise ?? ((like, kind, part = "") => noise(like, kind, `${site.path}/${part}`)),
     addLoss: map.addLoss ?? (() => {}),
+    mask: map.mask,
+    tally: map.tally ?? (() => {}),
     pass: new Map(),
   };
   const direct = method.forward?.(call, config);

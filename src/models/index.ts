@@ -58,6 +58,7 @@ export {
   replacedProducts,
 } from "./quantize.js";
 export { mainResult, resultsOf, rewriteOutputs, valuesIn } from "./rewrite.js";
+export { rowMask, tokenMask } from "./row-mask.js";
 export { type SavedModel, type SaveModelOptions, saveModel } from "./save.js";
 export { type SequenceHeadOptions, sequenceHead } from "./sequence-head.js";
 export {

@@ -72,6 +72,8 @@ export interface LmOutputs {
   readonly present: readonly KeyValue[];
   /** Scalar that methods add to the loss while training. */
   readonly penalty?: Value;
+  /** Sums over rows that methods keep, by name; see `talliesOf`. */
+  readonly tallies?: Readonly<Record<string, Value>>;
 }
 
 /** What a model is for. It chooses loss, metrics and batches; `custom` models are trained with a loss of the user's. */
@@ -205,6 +207,8 @@ export interface TensorOutputs {
   };
   /** Scalar that methods add to the loss while training. */
   readonly penalty?: Value;
+  /** Sums over rows that methods keep, by name; see `talliesOf`. */
+  readonly tallies?: Readonly<Record<string, Value>>;
 }
 
 /** Sizes of the decoder of a sequence-to-sequence model. */

@@ -1,7 +1,7 @@
 import { type Batch, type BatchState, collate, type TokenizedExample } from "../data/index.js";
 import { TunesmithError } from "../errors/index.js";
 import { input, ops, type Value } from "../graph/index.js";
-import type { CausalLm, LmOutputs } from "../models/index.js";
+import { type CausalLm, type LmOutputs, tokenMask } from "../models/index.js";
 import { rng } from "../runtime/random/index.js";
 import { type Tensor, tensor } from "../tensor/index.js";
 import { rowsPerChunk } from "./losses/head.js";
@@ -9,6 +9,8 @@ import { labelLogProbs } from "./losses/log-probs.js";
 import type { LayOptions, StepBatch, StepShape } from "./objective.js";
 import { checkPacks, checkTrained, knownPadId } from "./packable.js";
 import { recomputeBlocks } from "./recompute.js";
+
+export { tokenMask };
 
 /** A batch of rows under the names of the graph's inputs. */
 export const rowFeeds = (batch: Batch, prefix = ""): Record<string, Tensor> => ({
@@ -51,10 +53,6 @@ export const flatTargets = ({ labels, weights }: RowInputs) => {
   const tokens = (labels.shape[0] as number) * (labels.shape[1] as number);
   return { labels: ops.reshape(long(labels), [tokens]), weights: ops.reshape(weights, [tokens]) };
 };
-
-/** float32 `[tokens]`: which rows of flattened activations are data. */
-export const tokenMask = ({ segments }: RowInputs): Value =>
-  ops.reshape(ops.cast(ops.greater(segments, 0), "float32"), [-1]);
 
 /** Log-probabilities of a pass's labels, `[rows, length]`, 0 where there is none. */
 export function rowLogProbs(
