@@ -123,10 +123,18 @@ TUNERS = {
     "road-4": ("RoadConfig", dict(group_size=12, variant="road_4", target_modules=["q_proj", "v_proj"])),
     "boft-number": ("BOFTConfig", dict(boft_block_size=0, boft_block_num=4)),
     "oft-number": ("OFTConfig", dict(oft_block_size=0, r=4, use_cayley_neumann=False)),
+    "osf": ("OSFConfig", dict(effective_rank=10, rank_pattern={"up_proj": 0.75, r"layers\.1.*down": 20},
+                              target_modules=["q_proj", "up_proj", "down_proj"])),
+    "osf-half": ("OSFConfig", dict()),
+    "deft-projection": ("DeftConfig", dict(r=4)),
+    "deft-projection-qr": ("DeftConfig", dict(r=3, decomposition_method="qr", alpha=6)),
+    "deft-projection-para": ("DeftConfig", dict(r=4, para=True, decomposition_method="qr")),
+                                            target_modules=["v_proj", "up_proj", "down_proj"])),
 }
 # Arguments for gpt2, whose maps have biases and transposed weights, of tuners that do something else there.
 GPT2_TUNERS = {
     "ia3": dict(target_modules=["c_attn", "mlp.c_proj"], feedforward_modules=["mlp.c_proj"]),
+    "deft-projection-qr": dict(target_modules=["c_attn", "mlp.c_proj"], fan_in_fan_out=True),
 }
 
 

@@ -78,3 +78,45 @@ export function someIdentity(blocks: Value, share: number, draws: Value): Value 
   const chosen = ops.unsqueeze(ops.greaterOrEqual(draws, least), 1, 2);
   return ops.where(chosen, identityMatrix(size), blocks);
 }
+
+/**
+ * Q `[m, r]` of the thin QR decomposition of `a`, m ≥ r, by Householder reflections. As LAPACK has it, and with it PyTorch, a
+ * reflection gives its column the sign opposite to the entry it starts with, and the last column of a square matrix is
+ * left alone: the signs of Q's columns follow.
+ */
+export function orthonormalise(a: Value): Value {
+  const [m, r] = a.shape as [number, number];
+  const unit = (k: number) =>
+    constant(
+      tensor(
+        "float32",
+        [m, 1],
+        indicator(m, (row) => row === k),
+      ),
+    );
+  const reflections: Value[] = [];
+  const reflected = (x: Value, v: Value) =>
+    ops.sub(x, ops.matmul(v, ops.mul(ops.gemm(v, x, undefined, { transA: true }), 2)));
+  let rest = a;
+  for (let k = 0; k < Math.min(r, m - 1); k++) {
+    const below = constant(
+      tensor(
+        "float32",
+        [m, 1],
+        indicator(m, (row) => row >= k),
+      ),
+    );
+    const x = ops.mul(ops.slice(rest, 1, k, k + 1), below);
+    const length = ops.reduceL2(x, [0]);
+    const head = ops.slice(x, 0, k, k + 1);
+    const target = ops.where(ops.less(head, 0), ops.neg(length), length);
+    const v = ops.add(x, ops.mul(unit(k), target));
+    reflections.push(ops.div(v, ops.reduceL2(v, [0])));
+    rest = reflected(rest, reflections[k] as Value);
+  }
+  const columns = Float32Array.from({ length: m * r }, (_, at) => (Math.floor(at / r) === at % r ? 1 : 0));
+  return reflections.reduceRight(reflected, constant(tensor("float32", [m, r], columns)));
+}
+
+const indicator = (count: number, holds: (at: number) => boolean): Float32Array =>
+  Float32Array.from({ length: count }, (_, at) => (holds(at) ? 1 : 0));

@@ -48,6 +48,8 @@ const OPTIONS: Readonly<Record<string, Readonly<Record<string, unknown>>>> = {
   vblora: { rank: 2, vectors: 6, vectorLength: 8 },
   loha: { rank: 2 },
   lokr: { rank: 1 },
+  osf: { keptRank: 12 },
+  "deft-projection": { rank: 3, alpha: 6 },
 };
 
 /** Methods that start near the base only, and how near. */

@@ -1,4 +1,5 @@
 import { adaloraMethod } from "./lowrank/adalora.js";
+import { deftProjectionMethod } from "./lowrank/deft-projection.js";
 import { deloraMethod } from "./lowrank/delora.js";
 import { dynamicDoraMethod } from "./lowrank/dora-dynamic.js";
 import { elaloraMethod } from "./lowrank/elalora.js";
@@ -29,6 +30,7 @@ import { goftMethod } from "./orthogonal/goft.js";
 import { hraMethod } from "./orthogonal/hra.js";
 import { oftMethod } from "./orthogonal/oft.js";
 import { orthogonalAdaptationMethod } from "./orthogonal/orthogonal-adaptation.js";
+import { osfMethod } from "./orthogonal/osf.js";
 import { psoftMethod } from "./orthogonal/psoft.js";
 import { sodaMethod } from "./orthogonal/soda.js";
 import { alphaTuningMethod } from "./quantised/alphatuning.js";
@@ -83,6 +85,8 @@ const methods = [
   fineGatesMethod,
   alphaTuningMethod,
   sketchTuneMethod,
+  osfMethod,
+  deftProjectionMethod,
 ] as unknown as readonly Method<SiteConfig>[];
 
 /** MAP over those of them that add to the weight. */

@@ -82,6 +82,11 @@ const CASES: readonly Case[] = [
   // 48 = 6 · 8, 32 = 4 · 8
   ["lokr", { rank: 2 }, 6 * 4 + 2 * (8 + 8)],
   ["lokr", { rank: 4 }, 6 * 4 + 8 * 8],
+  // 32 − 20 directions trained
+  ["osf", { keptRank: 20 }, 12 * (inn + out + 1)],
+  ["osf", {}, 16 * (inn + out + 1)],
+  ["deft-projection", { rank: 5 }, 5 * (inn + out)],
+  ["deft-projection", { rank: 5, projection: "qr", removeOnly: true }, 5 * out],
   ["lokr", { rank: 2, decomposeBoth: true }, 2 * (6 + 4) + 2 * (8 + 8)],
 ];
 

@@ -31,6 +31,10 @@ export {
   unfreeze,
 } from "./full.js";
 export { type AdaloraConfig, adalora, adaloraMethod } from "./lowrank/adalora.js";
+  type DeftProjectionConfig,
+  deftProjection,
+  deftProjectionMethod,
+} from "./lowrank/deft-projection.js";
 export { type DeloraConfig, delora, deloraMethod } from "./lowrank/delora.js";
 export { type DynamicDoraConfig, dynamicDora, dynamicDoraMethod } from "./lowrank/dora-dynamic.js";
 export { type ElaloraConfig, elalora, elaloraMethod } from "./lowrank/elalora.js";
@@ -96,6 +100,7 @@ export {
   orthogonalAdaptation,
   orthogonalAdaptationMethod,
 } from "./orthogonal/orthogonal-adaptation.js";
+export { type OsfConfig, osf, osfMethod } from "./orthogonal/osf.js";
 export { type PsoftConfig, psoft, psoftMethod } from "./orthogonal/psoft.js";
 export { evenFactors, type SodaConfig, soda, sodaMethod } from "./orthogonal/soda.js";
 export { type StiefelOptions, type StiefelState, stiefelState, stiefelStep } from "./orthogonal/stiefel.js";

@@ -20,6 +20,7 @@ import { boftMapping, hraMapping, oftMapping } from "./orthogonal.js";
 import { OWN, ownConfig } from "./own.js";
 import { randloraMapping, vbloraMapping } from "./shared-bases.js";
 import { pveraMapping, veraMapping } from "./shared-projections.js";
+import { deftProjectionMapping, osfMapping } from "./subspaces.js";
 
 /** Every method whose adapters are written and read as PEFT folders. */
 const mappings = [
@@ -45,6 +46,8 @@ const mappings = [
   roadMapping,
   randloraMapping,
   vbloraMapping,
+  osfMapping,
+  deftProjectionMapping,
 ] as unknown as readonly PeftMapping[];
 
 /** Options and tensors under our own names. */
