@@ -129,7 +129,6 @@ TUNERS = {
     "deft-projection": ("DeftConfig", dict(r=4)),
     "deft-projection-qr": ("DeftConfig", dict(r=3, decomposition_method="qr", alpha=6)),
     "deft-projection-para": ("DeftConfig", dict(r=4, para=True, decomposition_method="qr")),
-                                            target_modules=["v_proj", "up_proj", "down_proj"])),
 }
 # Arguments for gpt2, whose maps have biases and transposed weights, of tuners that do something else there.
 GPT2_TUNERS = {

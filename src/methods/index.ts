@@ -31,6 +31,7 @@ export {
   unfreeze,
 } from "./full.js";
 export { type AdaloraConfig, adalora, adaloraMethod } from "./lowrank/adalora.js";
+export {
   type DeftProjectionConfig,
   deftProjection,
   deftProjectionMethod,
