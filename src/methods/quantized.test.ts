@@ -44,6 +44,7 @@ const KINDS: Readonly<Record<string, QuantizeModelOptions>> = {
   "int4 with zero points": { kind: "int4", blockSize: 16, symmetric: false },
   nf4: { kind: "nf4", blockSize: 16, doubleQuant: false },
   "nf4 with scales in 8 bits": { kind: "nf4", blockSize: 16 },
+  "nf of 3 bits": { kind: "nf", bits: 3, blockSize: 16, scaleBits: 4, superBlock: 8, scaleDtype: "bfloat16" },
 };
 const NAMES = Object.keys(KINDS);
 const quantized = async (name: string, kind: string): Promise<CausalLm> =>

@@ -54,6 +54,8 @@ const endOf = (name: string) => name.slice(name.lastIndexOf(".") + 1);
 /** The float32 tensors of the model that a node reads, each with its part in the module. */
 export function operandsOf(node: Node): Operand[] {
   const operands: Operand[] = [];
+  // Scales of NormalFloat are parts of a weight, no tensors of their own.
+  if (operatorOf(node) === "tunesmith.MatMulNormalFloat") return operands;
   const roles = ROLES[operatorOf(node)];
   for (const [index, value] of node.inputs.entries()) {
     if (value?.dtype !== "float32") continue;

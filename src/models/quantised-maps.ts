@@ -6,10 +6,14 @@ import { storedOf } from "./stored.js";
 
 type Found = Omit<Site, "isHead" | "path">;
 
-const BLOCKED = new Set(["com.microsoft.MatMulNBits", "com.microsoft.MatMulBnb4"]);
+const BLOCKED = new Set([
+  "com.microsoft.MatMulNBits",
+  "com.microsoft.MatMulBnb4",
+  "tunesmith.MatMulNormalFloat",
+]);
 
 /**
- * A product with a weight that only integer operators read: MatMulNBits and MatMulBnb4, and what dynamic quantisation
+ * A product with a weight that only integer operators read: MatMulNBits, MatMulBnb4 and MatMulNormalFloat, and what dynamic quantisation
  * makes of a product or a convolution (DynamicQuantizeLinear, MatMulInteger or ConvInteger, Cast, Mul by both scales).
  */
 export function quantisedMap(node: Node): Found | undefined {

@@ -29,6 +29,9 @@ const kinds: [string, QuantizeModelOptions, number][] = [
   ["int4", { kind: "int4", blockSize: 16 }, 0.35],
   ["int4 with zero points", { kind: "int4", symmetric: false, blockSize: 16 }, 0.35],
   ["nf4", { kind: "nf4", blockSize: 16 }, 0.5],
+  ["nf of 4 bits", { kind: "nf", bits: 4, blockSize: 16, scaleDtype: "float16" }, 0.5],
+  ["nf of 3 bits", { kind: "nf", blockSize: 16 }, 0.9],
+  ["nf of 8 bits", { kind: "nf", bits: 8, blockSize: 16 }, 0.05],
 ];
 
 test.each(kinds)("%s: GPT-2 and Llama stay near their logits", async (_, options, most) => {

@@ -1,5 +1,18 @@
 import { expect, test } from "vitest";
-import { type Attrs, constant, input, makeGraph, nodesOf, op, ops, type Value } from "../../graph/index.js";
+import {
+  type Attrs,
+  constant,
+  dequantizeMatrix,
+  input,
+  makeGraph,
+  nodesOf,
+  op,
+  ops,
+  quantizedProduct,
+  quantizedWeight,
+  quantizeMatrix,
+  type Value,
+} from "../../graph/index.js";
 import { createSession } from "../../runtime/index.js";
 import { type Dtype, tensor } from "../../tensor/index.js";
 import { gradients } from "../gradients.js";
@@ -67,6 +80,29 @@ test.each([0, 1])("MatMulBnb4, quant_type %i", async (kind) => {
     await compareDecomposition(compile, { operands: [x(depth)], build, lower: ["com.microsoft.MatMulBnb4"] }),
   ).toBeLessThan(1e-4);
   await checkGradients(compile, { operands: [x(depth)], build, precision: "exact32" });
+});
+
+test.each([
+  [2, 3, 16, 3],
+  [3, 2, 8, 4],
+  [4, 4, 16, 100],
+  [8, 8, 32, 1],
+  [3, 8, 8, 5],
+] as const)("MatMulNormalFloat, %i bits, scales of %i bits", async (bits, scaleBits, block, superBlock) => {
+  const [columns, depth] = [5, 32];
+  const blocks = (columns * depth) / block;
+  const layout = { bits, scaleBits, blockSize: block, superBlock, scaleDtype: "float16" } as const;
+  const weight = Float32Array.from({ length: columns * depth }, (_, at) => Math.sin(3 * at) * (1 + (at % 7)));
+  const matrix = quantizeMatrix(weight, columns, depth, { kind: "nf", ...layout });
+  const parts = Object.fromEntries(
+    Object.entries(matrix.parts).map(([name, part]) => [name, constant(part)] as const),
+  );
+  const build = (value: Value | undefined) => quantizedProduct(value as Value, { ...matrix, parts });
+  expect(parts.scaleScales?.shape).toEqual([Math.ceil(blocks / superBlock)]);
+  await checkGradients(compile, { operands: [x(depth)], build, precision: "exact32" });
+  const graph = makeGraph("weight", [], [["weight", quantizedWeight({ ...matrix, parts })]]);
+  const found = (await (await compile(graph)).run({})).weight;
+  expect(found?.data).toEqual(dequantizeMatrix(matrix));
 });
 
 test("the quantised bytes are not copied, and the scales have no gradient", () => {

@@ -1,5 +1,5 @@
 import { TunesmithError } from "../../errors/index.js";
-import { dequantised } from "../../graph/decompose/quantized.js";
+import { dequantisedAfter } from "../../graph/decompose/quantized.js";
 import { describe, dimProduct, ops, type Value } from "../../graph/index.js";
 import type { VjpRule, VjpTable } from "../types.js";
 
@@ -8,7 +8,7 @@ import type { VjpRule, VjpTable } from "../types.js";
  * dequantise every layer first and hold all of them. Quantised weights themselves have no gradient.
  */
 const product: VjpRule = ({ dy, inputs, needs, node }) => {
-  const [x, codes, scales] = inputs as [Value, Value, Value];
+  const [x] = inputs as [Value];
   if (needs(2)) {
     throw new TunesmithError("op-not-differentiable", `${describe(node)} has no gradient for its scales`, {
       fix: "train an adapter beside the quantised weights, or load the model unquantised",
@@ -16,9 +16,7 @@ const product: VjpRule = ({ dy, inputs, needs, node }) => {
     });
   }
   const rows = ops.reshape(dy, [dimProduct(dy.shape.slice(0, -1)), dy.shape.at(-1) ?? 1]);
-  // Codes that go through a table would be unpacked once for all runs, and kept.
-  const late = node.op === "MatMulBnb4" ? inputs.with(1, ops.after(codes, dy)) : inputs;
-  const dx = () => ops.reshape(ops.gemm(rows, dequantised(late, ops.after(scales, dy), node)), x.shape, [x]);
+  const dx = () => ops.reshape(ops.gemm(rows, dequantisedAfter(inputs, dy, node)), x.shape, [x]);
   return [
     needs(0) ? dx() : undefined,
     undefined,
@@ -32,4 +30,5 @@ const product: VjpRule = ({ dy, inputs, needs, node }) => {
 export const quantizedProducts: VjpTable = {
   "com.microsoft.MatMulNBits": product,
   "com.microsoft.MatMulBnb4": product,
+  "tunesmith.MatMulNormalFloat": product,
 };

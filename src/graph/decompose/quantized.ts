@@ -5,6 +5,7 @@ import { intAttr } from "../infer/types.js";
 import * as ops from "../ops/index.js";
 import type { Dim, Node, Shape, Value } from "../types.js";
 import { floats, unsupported } from "./helpers.js";
+import { normalFloatWeights } from "./normal-float.js";
 import type { Decomposition, DecompositionTable } from "./types.js";
 
 /** The same bytes as a constant of another dtype and shape: nothing is copied, also for weights that stay in a file. */
@@ -114,6 +115,17 @@ function bookWeights(inputs: readonly (Value | undefined)[], maxima: Value, node
 const dequantisers: Readonly<Record<string, typeof blockWeights>> = {
   "com.microsoft.MatMulNBits": blockWeights,
   "com.microsoft.MatMulBnb4": bookWeights,
+  "tunesmith.MatMulNormalFloat": normalFloatWeights,
+};
+
+/** An operand of codes that go through a table: sessions would unpack it once for all runs, and keep that. */
+const TABLES = new Set(["MatMulBnb4", "MatMulNormalFloat"]);
+
+/** The same, made floats when `value` is there. */
+export const dequantisedAfter = (inputs: readonly (Value | undefined)[], value: Value, node: Node): Value => {
+  const [, codes, scales] = inputs as readonly Value[];
+  const late = TABLES.has(node.op) ? inputs.with(1, ops.after(codes as Value, value)) : inputs;
+  return dequantised(late, ops.after(scales as Value, value), node);
 };
 
 /** The float weights `[N, K]` of a product with quantised weights; `scales` may be the node's own or sequenced ones. */
@@ -187,5 +199,9 @@ const products: DecompositionTable = Object.fromEntries(
 
 export const quantizedProducts: DecompositionTable = {
   ...products,
+  // No runtime has this operator: it runs as what it stands for, and its floats are not to be kept between runs.
+  "tunesmith.MatMulNormalFloat": (inputs, node) => [
+    timesTransposed(inputs[0] as Value, dequantisedAfter(inputs, inputs[0] as Value, node)),
+  ],
   "com.microsoft.GatherBlockQuantized": gatherBlocks,
 };

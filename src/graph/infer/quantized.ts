@@ -143,6 +143,7 @@ export const quantized: Record<string, InferRule> = {
   "com.microsoft.DynamicQuantizeMatMul": product(0, 1, (context) => need(context, 0).dtype),
   "com.microsoft.MatMulNBits": blockMatMul,
   "com.microsoft.MatMulBnb4": blockMatMul,
+  "tunesmith.MatMulNormalFloat": blockMatMul,
   "com.microsoft.MatMulFpQ4": blockMatMul,
   "com.microsoft.GatherBlockQuantized": gatherBlocks,
   "com.microsoft.QLinearAdd": qlinearBinary,

@@ -1,13 +1,20 @@
 import {
+  blockMaxima,
   dequantizeMaxima,
+  dequantizeScales,
   NF4,
+  nearestLevel,
   nearestNf4,
+  normalFloatLevels,
+  packCodes,
   quantizeMaxima,
+  quantizeScales,
   roundHalfEven,
   type Tensor,
   tensor,
 } from "../../tensor/index.js";
-import { type QuantizedMatrix, quantizeMatrix } from "./matrix.js";
+import { normalFloatOf, normalFloatScaleParts, type QuantizedMatrix, quantizeMatrix } from "./matrix.js";
+import { layoutOfNormalFloat, type Quantization } from "./settings.js";
 
 /** The numbers that a quantised matrix can hold where its scales are fixed. Codes of int8 are signed. */
 interface Grid {
@@ -102,6 +109,21 @@ function gridOf(matrix: QuantizedMatrix<Tensor>): Grid {
       value: (code, block) => code * (scales[block] as number),
     };
   }
+  if (kind === "nf") {
+    const layout = layoutOfNormalFloat(settings);
+    const levels = normalFloatLevels(layout.bits);
+    const scales = dequantizeScales(normalFloatOf(matrix), layout, rows * columns);
+    return {
+      scales,
+      zeros: undefined,
+      blockAt: (row, column) => Math.floor((row * columns + column) / blockSize),
+      code(value, block) {
+        const scale = scales[block] as number;
+        return nearestLevel(scale > 0 ? value / scale : 0, levels);
+      },
+      value: (code, block) => (levels[code] as number) * (scales[block] as number),
+    };
+  }
   if (kind === "nf4") {
     const scales = maximaOf(matrix);
     return {
@@ -148,6 +170,8 @@ function packed(
 ): Tensor {
   const { dtype, shape, data } = parts.codes as Tensor;
   if (settings.kind === "int8") return tensor(dtype, shape, Int8Array.from(codes));
+  if (settings.kind === "nf")
+    return tensor(dtype, shape, packCodes(codes, layoutOfNormalFloat(settings).bits));
   const bytes = new Uint8Array(data.length);
   const blockSize = settings.blockSize ?? columns;
   const perRow = Math.ceil(columns / blockSize) * blockSize;
@@ -164,6 +188,11 @@ function packed(
   return tensor(dtype, shape, bytes);
 }
 
+/** The least and the largest code. */
+function rangeOf({ kind, bits = 4 }: Quantization): [number, number] {
+  return kind === "int8" ? [-127, 127] : [0, 2 ** bits - 1];
+}
+
 /** How far beyond the largest number of a block its weights may go before it gets a new scale, in steps. */
 const SLACK = 0.5;
 
@@ -172,7 +201,7 @@ function withRange(old: QuantizedMatrix<Tensor>, target: Float32Array): Quantize
   const { rows, columns, settings } = old;
   const grid = gridOf(old);
   const outside = new Set<number>();
-  const [lowest, highest] = settings.kind === "int8" ? [-127, 127] : [0, 15];
+  const [lowest, highest] = rangeOf(settings);
   for (let row = 0; row < rows; row++)
     for (let column = 0; column < columns; column++) {
       const block = grid.blockAt(row, column);
@@ -182,8 +211,14 @@ function withRange(old: QuantizedMatrix<Tensor>, target: Float32Array): Quantize
       if (value < Math.min(a, b) - SLACK * step || value > Math.max(a, b) + SLACK * step) outside.add(block);
     }
   if (outside.size === 0) return old;
-  const fresh = quantizeMatrix(target, rows, columns, { ...settings, doubleQuant: false });
   const chosen = grid.scales.slice();
+  if (settings.kind === "nf") {
+    const maxima = blockMaxima(target, settings.blockSize as number);
+    for (const block of outside) chosen[block] = maxima[block] as number;
+    const scales = quantizeScales(chosen, layoutOfNormalFloat(settings));
+    return { ...old, parts: { ...old.parts, ...normalFloatScaleParts(scales) } };
+  }
+  const fresh = quantizeMatrix(target, rows, columns, { ...settings, doubleQuant: false });
   for (const block of outside) chosen[block] = floatsOf(fresh.parts.scales)[block] as number;
   if (settings.doubleQuant) return { ...old, parts: { ...old.parts, ...twice(chosen) } };
   const scales = tensor("float32", [chosen.length], chosen);

@@ -10,6 +10,7 @@ export {
 } from "./matrix.js";
 export {
   describeQuantization,
+  layoutOfNormalFloat,
   type Quantization,
   type QuantizationKind,
   type QuantizationOptions,

@@ -4,12 +4,15 @@ import {
   dequantizeInt8,
   dequantizeMaxima,
   dequantizeNf4,
+  dequantizeNormalFloat,
   dynamicMap,
   type Int4Layout,
+  type NormalFloatMatrix,
   quantizeInt4,
   quantizeInt8,
   quantizeMaxima,
   quantizeNf4,
+  quantizeNormalFloat,
   type Tensor,
   tensor,
 } from "../../tensor/index.js";
@@ -18,7 +21,7 @@ import { dequantised } from "../decompose/quantized.js";
 import { dimProduct } from "../dims.js";
 import * as ops from "../ops/index.js";
 import type { Attrs, Node, Value } from "../types.js";
-import type { Quantization } from "./settings.js";
+import { layoutOfNormalFloat, type Quantization } from "./settings.js";
 
 /** A weight `[rows, columns]` (outputs by inputs) as it is kept: tensors by their part. */
 export interface QuantizedMatrix<T> {
@@ -35,7 +38,7 @@ export function misfitOf(
   rows: number,
   columns: number,
 ): string | undefined {
-  if (kind !== "nf4" || (rows * columns) % blockSize === 0) return undefined;
+  if ((kind !== "nf4" && kind !== "nf") || (rows * columns) % blockSize === 0) return undefined;
   return `${rows} x ${columns} weights do not divide into blocks of ${blockSize}`;
 }
 
@@ -82,11 +85,36 @@ export function quantizeMatrix(
       },
     };
   }
+  if (settings.kind === "nf") return { ...whole, parts: normalFloat(weight, settings) };
   return {
     ...whole,
     parts: settings.kind === "int4" ? int4(weight, rows, columns, settings) : nf4(weight, settings),
   };
 }
+
+function normalFloat(weight: Float32Array, settings: Quantization): Record<string, Tensor> {
+  const { codes, ...scales } = quantizeNormalFloat(weight, layoutOfNormalFloat(settings));
+  return { codes: tensor("uint8", [codes.length], codes), ...normalFloatScaleParts(scales) };
+}
+
+/** The scales of NormalFloat as parts of a matrix. */
+export const normalFloatScaleParts = ({
+  scaleCodes,
+  factors,
+  offset,
+}: Omit<NormalFloatMatrix, "codes">): Record<string, Tensor> => ({
+  scaleCodes: tensor("uint8", [scaleCodes.length], scaleCodes),
+  scaleScales: factors,
+  offset: tensor("float32", [], Float32Array.of(offset)),
+});
+
+/** Parts of a matrix of kind `nf` as the codec has them. */
+export const normalFloatOf = ({ parts }: QuantizedMatrix<Tensor>): NormalFloatMatrix => ({
+  codes: parts.codes?.data as Uint8Array,
+  scaleCodes: parts.scaleCodes?.data as Uint8Array,
+  factors: parts.scaleScales as Tensor,
+  offset: Number((parts.offset as Tensor).data[0]),
+});
 
 function turned(codes: Uint8Array, rows: number, columns: number): Uint8Array {
   const out = new Uint8Array(codes.length);
@@ -132,7 +160,10 @@ function nf4(weight: Float32Array, { blockSize = 64, doubleQuant }: Quantization
 }
 
 /** The numbers of a quantised weight, `[rows, columns]` row-major. */
-export function dequantizeMatrix({ rows, columns, settings, parts }: QuantizedMatrix<Tensor>): Float32Array {
+export function dequantizeMatrix(matrix: QuantizedMatrix<Tensor>): Float32Array {
+  const { rows, columns, settings, parts } = matrix;
+  if (settings.kind === "nf")
+    return dequantizeNormalFloat(normalFloatOf(matrix), layoutOfNormalFloat(settings), rows * columns);
   const bytes = (name: string) => (parts[name] as Tensor).data as Uint8Array;
   const floats = (name: string) => (parts[name] as Tensor).data as Float32Array;
   if (settings.kind === "int8") {
@@ -174,14 +205,15 @@ function singleScales({ parts }: QuantizedMatrix<Value>): Value {
 
 /**
  * x `[..., columns]` times the transposed weight, plus a bias `[rows]`: the operator that reads the codes as they are.
- * int8 is made floats before a Gemm, which costs little and is exact; int4 is MatMulNBits, nf4 MatMulBnb4.
+ * int8 is made floats before a Gemm, which costs little and is exact; int4 is MatMulNBits, nf4 MatMulBnb4, nf lookups in tables
+ * before a Gemm.
  */
 export function quantizedProduct(x: Value, matrix: QuantizedMatrix<Value>, bias?: Value): Value {
   const { rows, columns, settings, parts } = matrix;
   if (settings.kind === "int8-dynamic") return integerProduct(x, parts, bias);
   if (settings.kind !== "int8") {
     const [y] = fusedProduct(x, matrix, bias).outputs as [Value];
-    return settings.kind === "nf4" && bias ? ops.add(y, bias) : y;
+    return settings.kind !== "int4" && bias ? ops.add(y, bias) : y;
   }
   const flat = x.shape.length === 2 ? x : ops.reshape(x, [dimProduct(x.shape.slice(0, -1)), columns], [x]);
   const y = ops.gemm(flat, quantizedWeight(matrix), bias, { transB: true });
@@ -200,7 +232,7 @@ function integerProduct(
   return bias ? ops.add(y, bias) : y;
 }
 
-/** MatMulNBits with its bias, or MatMulBnb4 without. */
+/** MatMulNBits with its bias, or MatMulBnb4 or MatMulNormalFloat without. */
 function fusedProduct(x: Value, matrix: QuantizedMatrix<Value>, bias?: Value): Node {
   const { rows, columns, settings, parts } = matrix;
   const options = { domain: "com.microsoft" };
@@ -208,6 +240,12 @@ function fusedProduct(x: Value, matrix: QuantizedMatrix<Value>, bias?: Value): N
   if (settings.kind === "nf4") {
     const operands = [x, parts.codes, singleScales(matrix)];
     return makeNode("MatMulBnb4", operands, { ...size, quant_type: { i: 1 } }, options);
+  }
+  if (settings.kind === "nf") {
+    const { bits, scaleBits, superBlock } = layoutOfNormalFloat(settings);
+    const operands = [x, parts.codes, parts.scaleCodes, parts.scaleScales, parts.offset];
+    const own: Attrs = { bits: { i: bits }, scale_bits: { i: scaleBits }, super_block: { i: superBlock } };
+    return makeNode("MatMulNormalFloat", operands, { ...size, ...own }, { domain: "tunesmith" });
   }
   const level: Attrs = settings.activations === "int8" ? { accuracy_level: { i: 4 } } : {};
   const operands = [x, parts.codes, parts.scales, parts.zeros, undefined, bias];

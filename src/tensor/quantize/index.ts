@@ -5,6 +5,7 @@ export {
   dequantizeBinary,
   quantizeBinary,
 } from "./binary.js";
+export { type CodeBits, codeBytes, highPlane, packCodes, unpackCodes } from "./bits.js";
 export { dequantizeByMap, dynamicMap, quantizeByMap } from "./dynamic.js";
 export { dequantizeInt4, type Int4Layout, type Int4Matrix, quantizeInt4 } from "./int4.js";
 export { dequantizeInt8, type Int8Matrix, quantizeInt8, roundHalfEven } from "./int8.js";
@@ -19,3 +20,17 @@ export {
   quantizeMaxima,
   quantizeNf4,
 } from "./nf4.js";
+export {
+  codesForScales,
+  dequantizeNormalFloat,
+  dequantizeScales,
+  type NormalFloatLayout,
+  type NormalFloatMatrix,
+  type NormalFloatScales,
+  nearestLevel,
+  normalFloatBits,
+  normalFloatLevels,
+  normalFloatStorage,
+  quantizeNormalFloat,
+  quantizeScales,
+} from "./normal-float.js";
