@@ -41,6 +41,7 @@ const OPTIONS: Readonly<Record<string, Readonly<Record<string, unknown>>>> = {
   gralora: { rank: 4, hybridRank: 1 },
   delora: { rank: 2 },
   c3a: { blockSize: 8 },
+  mpo: { cores: 3 },
   road: { groupSize: 8 },
   elalora: { rank: 2, maxRank: 2 },
   map: { options: { rank: 2 } },

@@ -23,6 +23,7 @@ import { uoraMethod } from "./lowrank/uora.js";
 import { vbloraMethod } from "./lowrank/vblora.js";
 import { veraMethod } from "./lowrank/vera.js";
 import type { Method, SiteConfig } from "./method.js";
+import { mpoMethod } from "./mpo/mpo.js";
 import { ia3Method } from "./multiplicative/ia3.js";
 import { roadMethod } from "./multiplicative/road.js";
 import { boftMethod } from "./orthogonal/boft.js";
@@ -79,6 +80,7 @@ const methods = [
   graloraMethod,
   deloraMethod,
   c3aMethod,
+  mpoMethod,
   roadMethod,
   randloraMethod,
   vbloraMethod,

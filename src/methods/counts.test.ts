@@ -29,6 +29,10 @@ const CASES: readonly Case[] = [
   ["gralora", { rank: 4, blocks: 4, hybridRank: 2 }, 6 * (inn + out)],
   ["delora", { rank: 4 }, 4 * (inn + out) + 1],
   ["c3a", { blockSize: 16 }, (inn * out) / 16],
+  // 48 = 4 · 4 · 3, 32 = 4 · 4 · 2: bonds 16 and 6
+  ["mpo", { cores: 3 }, 16 * 16 + 6 * 6],
+  ["mpo", { cores: 3, train: "central" }, inn * out],
+  ["mpo", { cores: 3, train: "all", truncate: 5 }, 16 * 5 + 5 * 16 * 5 + 5 * 6],
   ["road", { groupSize: 8 }, out],
   ["road", { groupSize: 8, variant: "road_2" }, 2 * out],
   ["road", { groupSize: 8, variant: "road_4" }, 4 * out],

@@ -87,6 +87,19 @@ export type {
   TensorSpec,
   TensorValues,
 } from "./method.js";
+export {
+  type Mpo,
+  type MpoGauge,
+  type MpoOptions,
+  type MpoShape,
+  mpoContract,
+  mpoCounts,
+  mpoDecompose,
+  mpoFactors,
+  mpoRegauge,
+  mpoShape,
+} from "./mpo/chain.js";
+export { type MpoConfig, mpo, mpoMethod } from "./mpo/mpo.js";
 export { type Ia3Config, ia3, ia3Method } from "./multiplicative/ia3.js";
 export { type RoadConfig, road, roadMethod } from "./multiplicative/road.js";
 export { type BoftConfig, boft, boftMethod, butterflyOrder } from "./orthogonal/boft.js";
