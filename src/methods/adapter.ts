@@ -122,11 +122,13 @@ export async function createAdapter(
   const all = sitesOf(outputs);
   const chosen = chooseSites(model, all, adaptation);
   checkCalibration(adaptation, options);
-  const shared = await sharedTensors(chosen.map(shapeOfSite), adaptation, options);
+  const shared = await sharedTensors(chosen, adaptation, options);
+  const lent = lentTensors(chosen.map(shapeOfSite), adaptation, shared);
   const floats = floatSites(model);
   const sites = new Map<string, AdapterSite>();
   for (const site of chosen) {
-    const tensors = await siteTensors(site, adaptation, { ...options, floats });
+    const own = await siteTensors(site, adaptation, { ...options, floats, shared });
+    const tensors = { ...lent.get(site.path), ...own };
     sites.set(site.path, {
       shape: shapeOfSite(site),
       weightName: site.weightName,
@@ -158,6 +160,7 @@ const floatSites = ({ quantization }: Model): ReadonlyMap<string, Site> | undefi
 
 interface SiteOptions extends CreateOptions {
   readonly floats?: ReadonlyMap<string, Site> | undefined;
+  readonly shared: Readonly<Record<string, Parameter>>;
 }
 
 /** More numbers than one typed array of floats holds on every platform. */
@@ -188,20 +191,37 @@ async function siteTensors(
 }
 
 async function sharedTensors(
-  sites: readonly SiteShape[],
+  chosen: readonly Site[],
   { method, config }: Adaptation,
   { name, seed, stored }: CreateOptions,
 ): Promise<Record<string, Parameter>> {
   const tensors: Record<string, Parameter> = {};
   const once = sharedComputations();
+  const sites = chosen.map(shapeOfSite);
+  const weight = (path: string) => orientedWeight(chosen.find((site) => site.path === path) as Site);
   for (const [key, spec] of Object.entries(method.shared?.(sites, config) ?? {})) {
     checkSize(key, spec.shape);
     const data =
       (await stored?.(undefined, key, spec)) ??
-      (await spec.init({ sites, seed, once, ...randomNumbers(seed, "shared", key) }));
+      (await spec.init({ sites, seed, once, weight, ...randomNumbers(seed, "shared", key) }));
     tensors[key] = parameter(`${name}/${key}`, spec.shape, data, spec.trainable, spec.dtype);
   }
   return tensors;
+}
+
+/** Shared tensors that only some sites read, by the path and the name of their readers. */
+function lentTensors(
+  sites: readonly SiteShape[],
+  { method, config }: Adaptation,
+  shared: Readonly<Record<string, Parameter>>,
+): ReadonlyMap<string, Readonly<Record<string, Parameter>>> {
+  const lent = new Map<string, Record<string, Parameter>>();
+  for (const [key, { readers }] of Object.entries(method.shared?.(sites, config) ?? {})) {
+    const found = shared[key];
+    for (const path of found ? (readers?.paths ?? []) : [])
+      lent.set(path, { ...lent.get(path), [readers?.as as string]: found as Parameter });
+  }
+  return lent;
 }
 
 function checkSize(what: string, shape: readonly number[]): void {
@@ -270,7 +290,7 @@ function initContext(
   site: Site,
   key: string,
   once: InitContext["once"],
-  { seed, calibration, floats }: SiteOptions,
+  { seed, calibration, floats, shared }: SiteOptions,
   method: string,
 ): InitContext {
   return {
@@ -278,6 +298,7 @@ function initContext(
     seed,
     once,
     ...randomNumbers(seed, site.path, key),
+    shared: (name) => shared[name]?.tensor.data as TensorNumbers | undefined,
     weight: () => orientedWeight(site),
     original: async () => {
       const whole = floats?.get(site.path);

@@ -44,13 +44,19 @@ const OPTIONS: Readonly<Record<string, Readonly<Record<string, unknown>>>> = {
   mpo: { cores: 3 },
   road: { groupSize: 8 },
   elalora: { rank: 2, maxRank: 2 },
+  smore: { experts: [3, 2], active: [2, 2], ranks: [2, 2], gateDim: 4, downDim: 4 },
   map: { options: { rank: 2 } },
   randlora: { rank: 3 },
   vblora: { rank: 2, vectors: 6, vectorLength: 8 },
+  peanut: { rank: 4, depth: 1, activation: "gelu" },
+  lily: { rank: 4, stride: 2 },
+  poly: { rank: 2, tasks: 3, skills: 2, splits: 2, taskId: 1 },
   loha: { rank: 2 },
   lokr: { rank: 1 },
+  diffora: { rank: 2, relax: "softmax" },
   osf: { keptRank: 12 },
   "deft-projection": { rank: 3, alpha: 6 },
+  frod: { sparseRate: 0.05 },
 };
 
 /** Methods that start near the base only, and how near. */

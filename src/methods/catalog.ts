@@ -1,14 +1,17 @@
 import { adaloraMethod } from "./lowrank/adalora.js";
 import { deftProjectionMethod } from "./lowrank/deft-projection.js";
 import { deloraMethod } from "./lowrank/delora.js";
+import { difforaMethod } from "./lowrank/diffora.js";
 import { dynamicDoraMethod } from "./lowrank/dora-dynamic.js";
 import { elaloraMethod } from "./lowrank/elalora.js";
+import { frodMethod } from "./lowrank/frod.js";
 import { gloraMethod } from "./lowrank/glora.js";
 import { graloraMethod } from "./lowrank/gralora.js";
 import { hiraMethod } from "./lowrank/hira.js";
 import { hydraMethod } from "./lowrank/hydra.js";
 import { kadaptationMethod } from "./lowrank/kadaptation.js";
 import { kradapterMethod } from "./lowrank/kradapter.js";
+import { lilyMethod } from "./lowrank/lily.js";
 import { lohaMethod } from "./lowrank/loha.js";
 import { lokrMethod } from "./lowrank/lokr.js";
 import { lolduMethod } from "./lowrank/loldu.js";
@@ -16,6 +19,8 @@ import { loraMethod } from "./lowrank/lora.js";
 import { lormaMethod } from "./lowrank/lorma.js";
 import { mapOver } from "./lowrank/map.js";
 import { missMethod } from "./lowrank/miss.js";
+import { peanutMethod } from "./lowrank/peanut.js";
+import { polyMethod } from "./lowrank/poly.js";
 import { pveraMethod } from "./lowrank/pvera.js";
 import { randloraMethod } from "./lowrank/randlora.js";
 import { ssmloraMethod } from "./lowrank/ssmlora.js";
@@ -23,6 +28,7 @@ import { uoraMethod } from "./lowrank/uora.js";
 import { vbloraMethod } from "./lowrank/vblora.js";
 import { veraMethod } from "./lowrank/vera.js";
 import type { Method, SiteConfig } from "./method.js";
+import { smoreMethod } from "./mixture/smore.js";
 import { mpoMethod } from "./mpo/mpo.js";
 import { ia3Method } from "./multiplicative/ia3.js";
 import { roadMethod } from "./multiplicative/road.js";
@@ -71,6 +77,8 @@ const methods = [
   gloraMethod,
   elaloraMethod,
   ssmloraMethod,
+  difforaMethod,
+  smoreMethod,
   fourierftMethod,
   waveftMethod,
   shiraMethod,
@@ -84,11 +92,15 @@ const methods = [
   roadMethod,
   randloraMethod,
   vbloraMethod,
+  peanutMethod,
+  lilyMethod,
+  polyMethod,
   fineGatesMethod,
   alphaTuningMethod,
   sketchTuneMethod,
   osfMethod,
   deftProjectionMethod,
+  frodMethod,
 ] as unknown as readonly Method<SiteConfig>[];
 
 /** MAP over those of them that add to the weight. */

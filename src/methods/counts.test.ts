@@ -10,6 +10,24 @@ const linear = (outFeatures: number, inFeatures: number): SiteShape => ({
   hasBias: true,
 });
 
+/** Σ s(rk + dr + r + d) + Σ d'(d + 1) + o(d_L + 1) + z(k + 1) + Σ (g(in + 1) + g(g + 1) + sg), of widths d and z features of a token. */
+function trees(
+  experts: readonly number[],
+  ranks: readonly number[],
+  widths: readonly number[],
+  g: number,
+  z: number,
+): number {
+  const top = experts.length - 1;
+  const layers = experts.map((s, l) => {
+    const [r, d] = [Number(ranks[l]), Number(widths[l])];
+    const carried = l > 0 ? d * (Number(widths[l - 1]) + 1) : 0;
+    const seen = z + g * (top - l);
+    return s * (r * inn + d * r + r + d) + carried + g * (seen + 1) + g * (g + 1) + s * g;
+  });
+  return layers.reduce((a, b) => a + b, out * (Number(widths[top]) + 1) + z * (inn + 1));
+}
+
 /** Trained numbers at a map of 48 outputs and 32 inputs: method, options, formula with its numbers. */
 const [out, inn] = [48, 32];
 type Case = readonly [string, Readonly<Record<string, unknown>>, number];
@@ -53,7 +71,23 @@ const CASES: readonly Case[] = [
   ["elalora", { rank: 4, maxRank: 4 }, 4 * (inn + out + 1)],
   ["map", { inner: "lora", options: { rank: 4 } }, 4 * (inn + out) + 2],
   ["map", { inner: "kradapter" }, 32 * (6 + 8) + 2],
+  ["diffora", { rank: 4 }, 4 * (inn + out) + 1],
+  ["diffora", { rank: 4, unselected: "shared", selected: ["other"] }, 4 * (inn + out)],
   ["ssmlora", { rank: 4 }, 4 * (inn + out) + 2 * 4 * 4],
+  ["smore", { experts: [3, 4], ranks: [2, 3], gateDim: 5, downDim: 6 }, trees([3, 4], [2, 3], [6, 18], 5, 6)],
+  ["smore", { experts: [8], ranks: [2], gateDim: 5, downDim: 6 }, trees([8], [2], [16], 5, 6)],
+  // Noise of [in] per expert; a slope per sub-layer where the activation acts.
+  [
+    "smore",
+    { experts: [3, 4], ranks: [2, 3], gateDim: 5, downDim: 6, gate: "noisy", activation: "prelu" },
+    trees([3, 4], [2, 3], [6, 18], 5, 6) + 3 * (6 + 5) + 4 * 6 + 2,
+  ],
+  // One pool less.
+  [
+    "smore",
+    { experts: [4, 4], ranks: [2, 2], gateDim: 5, downDim: 6, sharedPool: true },
+    trees([4, 4], [2, 2], [8, 8], 5, 6) - 4 * (2 * inn + 8 * 2 + 2 + 8),
+  ],
   ["glora", {}, 2 * 4 * (inn + out) + 4 * (inn + 1) + 1 + 1],
   ["glora", { a: "vector", b: "none", c: "vector", d: "vector", e: "vector" }, out + inn + out + out],
   ["glora", { a: "constant", b: "lora-2", ranks: [2, 4], c: "none", d: "none" }, 1 + 2 * (inn + out) + 1],
@@ -82,6 +116,10 @@ const CASES: readonly Case[] = [
   ["alphatuning", {}, out],
   ["alphatuning", { planes: 4, train: "all" }, 4 * out],
   ["sketchtune", { bits: 3, groupsPerRow: 2 }, out * 2 * 8],
+  ["peanut", { rank: 4 }, 2 * 4 * out],
+  ["peanut", { rank: 4, depth: 2 }, 2 * 4 * out + 4 * 16],
+  ["lily", { rank: 4, experts: 3 }, 4 * (inn + 3 * out) + 3 * 4],
+  ["poly", { rank: 4, tasks: 5, skills: 3, splits: 2 }, 3 * 4 * (inn + out) + 5 * 2 * 3],
   ["loha", { rank: 4 }, 2 * 4 * (inn + out)],
   // 48 = 6 · 8, 32 = 4 · 8
   ["lokr", { rank: 2 }, 6 * 4 + 2 * (8 + 8)],
@@ -91,6 +129,8 @@ const CASES: readonly Case[] = [
   ["osf", {}, 16 * (inn + out + 1)],
   ["deft-projection", { rank: 5 }, 5 * (inn + out)],
   ["deft-projection", { rank: 5, projection: "qr", removeOnly: true }, 5 * out],
+  ["frod", { sparseRate: 0.05 }, inn + 51],
+  ["frod", { sparseRate: 1e-6 }, inn + 1],
   ["lokr", { rank: 2, decomposeBoth: true }, 2 * (6 + 4) + 2 * (8 + 8)],
 ];
 

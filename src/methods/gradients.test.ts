@@ -2,7 +2,7 @@ import { readdirSync } from "node:fs";
 import { describe, expect, test } from "vitest";
 import { gradients } from "../autodiff/index.js";
 import { input, makeGraph, ops } from "../graph/index.js";
-import { parameterFeeds } from "../models/index.js";
+import { noiseOf, parameterFeeds } from "../models/index.js";
 import { evaluate } from "../runtime/index.js";
 import { rng } from "../runtime/random/index.js";
 import { openSafetensors, tensor } from "../tensor/index.js";
@@ -48,6 +48,9 @@ function batchFeeds(ids: BigInt64Array, batch: number, length: number) {
   };
 }
 
+const half = (shape: readonly number[]) =>
+  tensor("float32", shape, new Float32Array(shape.reduce((a, b) => a * b, 1)).fill(0.5));
+
 /** PVeRA samples in training; the reference was run in evaluation mode, where it takes the mean. */
 const SAMPLED = new Set(["llama-pvera"]);
 
@@ -67,8 +70,14 @@ describe.each(cases.filter((name) => !SAMPLED.has(name)))("%s", (name) => {
     const read = graph.inputs.flatMap(({ name: key }) =>
       key && batch[key] ? [[key, batch[key]] as const] : [],
     );
+    // What is sampled while training sits at its middle, where the reference's evaluation mode has it.
+    const middle = graph.inputs.flatMap((value) =>
+      noiseOf(value)?.kind === "uniform"
+        ? [[String(value.name), half(value.shape as number[])] as const]
+        : [],
+    );
     const feeds = {
-      ...Object.fromEntries(read),
+      ...Object.fromEntries([...read, ...middle]),
       ...parameterFeeds(graph, model.parameters),
       loss_scale: tensor("float32", [], [1]),
     };

@@ -12,6 +12,14 @@ export {
 } from "./adapt.js";
 export { type Adapted, type AdaptedLm, isAdapted } from "./adapted.js";
 export type { Adapter, AdapterSite } from "./adapter.js";
+export {
+  type AlignmentConfig,
+  type AlignmentOptions,
+  alignmentSchema,
+  alignTasks,
+  type TaskGap,
+  taskGaps,
+} from "./align.js";
 export { type Sized, trainedNumbers } from "./budget.js";
 export { type CalibrateOptions, type Calibration, calibrate } from "./calibration.js";
 export { callMethod, type LoneMap } from "./call-method.js";
@@ -37,8 +45,19 @@ export {
   deftProjectionMethod,
 } from "./lowrank/deft-projection.js";
 export { type DeloraConfig, delora, deloraMethod } from "./lowrank/delora.js";
+export { type DifforaConfig, diffora, difforaMethod } from "./lowrank/diffora.js";
+export { leastEigenvalue, type ModuleKernelOptions, moduleKernels } from "./lowrank/diffora-kernel.js";
+export {
+  type GateEvent,
+  type ModuleSearch,
+  type ModuleSearchOptions,
+  type SearchHalf,
+  searchModules,
+} from "./lowrank/diffora-search.js";
+export { type ModuleTable, type SelectOptions, selectModules } from "./lowrank/diffora-table.js";
 export { type DynamicDoraConfig, dynamicDora, dynamicDoraMethod } from "./lowrank/dora-dynamic.js";
 export { type ElaloraConfig, elalora, elaloraMethod } from "./lowrank/elalora.js";
+export { type FrodConfig, frod, frodMethod } from "./lowrank/frod.js";
 export { type GloraConfig, type GloraForms, glora, gloraForms, gloraMethod } from "./lowrank/glora.js";
 export { formsAt, gloraChoices, setForms } from "./lowrank/glora-paths.js";
 export {
@@ -55,6 +74,7 @@ export { type HiraConfig, hira, hiraMethod } from "./lowrank/hira.js";
 export { type HydraConfig, hydra, hydraMethod } from "./lowrank/hydra.js";
 export { type KadaptationConfig, kadaptation, kadaptationMethod } from "./lowrank/kadaptation.js";
 export { type KradapterConfig, khatriRaoWidths, kradapter, kradapterMethod } from "./lowrank/kradapter.js";
+export { type LilyConfig, lily, lilyMethod } from "./lowrank/lily.js";
 export { type LohaConfig, loha, lohaMethod } from "./lowrank/loha.js";
 export { kroneckerSizes, type LokrConfig, lokr, lokrMethod } from "./lowrank/lokr.js";
 export { type LolduConfig, loldu, lolduMethod } from "./lowrank/loldu.js";
@@ -62,6 +82,8 @@ export { type LoraConfig, lora, loraMethod } from "./lowrank/lora.js";
 export { type LormaConfig, lorma, lormaMethod } from "./lowrank/lorma.js";
 export { type MapConfig, type MapOptions, map, mapOver } from "./lowrank/map.js";
 export { type MissConfig, miss, missMethod } from "./lowrank/miss.js";
+export { type PeanutConfig, peanut, peanutMethod } from "./lowrank/peanut.js";
+export { type PolyConfig, poly, polyMethod } from "./lowrank/poly.js";
 export { type PveraConfig, pvera, pveraMethod } from "./lowrank/pvera.js";
 export { type RandloraConfig, randlora, randloraMethod } from "./lowrank/randlora.js";
 export { movesAt, ranksOf } from "./lowrank/rank-moves.js";
@@ -87,6 +109,7 @@ export type {
   TensorSpec,
   TensorValues,
 } from "./method.js";
+export { type SmoreConfig, smore, smoreMethod } from "./mixture/smore.js";
 export {
   type Mpo,
   type MpoGauge,
@@ -171,5 +194,13 @@ export { type ShiraConfig, shira, shiraMethod } from "./sparse/shira.js";
 export { type C3aConfig, c3a, c3aMethod } from "./spectral/c3a.js";
 export { type FourierftConfig, fourierft, fourierftMethod } from "./spectral/fourierft.js";
 export { type WaveftConfig, waveft, waveftMethod } from "./spectral/waveft.js";
+export { type TallyOptions, talliesOf } from "./tallies.js";
 export { isTarget, selectTargets, type TargetSelection } from "./targets.js";
+export {
+  klDistance,
+  MMD_BANDWIDTHS,
+  mmdDistance,
+  type TaskDistance,
+  type TaskFeatures,
+} from "./task-distance.js";
 export { toLora } from "./to-lora.js";

@@ -36,6 +36,8 @@ export interface InitContext {
   weight(): Promise<Float32Array>;
   /** On a model that `quantizeModel` made, the weight as it was before; undefined on others. */
   original?(): Promise<Float32Array | undefined>;
+  /** A tensor of this adapter that all sites read, by its name in `shared`: those are made first. */
+  shared?(name: string): TensorNumbers | undefined;
   /** Result of `compute`, run once per site however many tensors ask (an SVD shared by A and B). */
   once<T>(key: string, compute: () => Promise<T>): Promise<T>;
 }
@@ -57,10 +59,14 @@ export interface TensorSpec {
 /** What an initialiser of a shared tensor may use: no site, but all of them. */
 export type SharedInitContext = Pick<InitContext, "seed" | "normal" | "uniform" | "once"> & {
   readonly sites: readonly SiteShape[];
+  /** The base weight of one of them, as in `InitContext`. */
+  weight?(path: string): Promise<Float32Array>;
 };
 
-/** A tensor that all sites of an adapter read. */
+/** A tensor that all sites of an adapter read, or some of them. */
 export interface SharedSpec extends Omit<TensorSpec, "init"> {
+  /** The sites that read it, by path, and their name for it. Default: all, by the name it has here. */
+  readonly readers?: { readonly paths: readonly string[]; readonly as: string };
   init(context: SharedInitContext): Promise<TensorNumbers> | TensorNumbers;
 }
 

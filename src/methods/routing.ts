@@ -56,14 +56,17 @@ function countPlaces(values: Value, mask: Value | undefined): Value {
   return ops.max(ops.reshape(sumOverRows(ones, mask), []), 1);
 }
 
+/** Mean over tokens and places of `[tokens, n, s]`, `[s]`; `mask` leaves padding out. */
+export const meanOverRows = (values: Value, mask: Value | undefined): Value =>
+  ops.div(sumOverRows(values, mask), countPlaces(values, mask));
+
 /**
  * Balance loss of switch gates (arXiv 2101.03961): s times the sum over experts of the share of places that take it and its mean
  * probability; k at uniform routing.
  */
 export function switchBalance(probabilities: Value, routes: Routes, mask: Value | undefined): Value {
-  const places = countPlaces(probabilities, mask);
-  const share = ops.div(sumOverRows(countsOf(routes), mask), places);
-  const mean = ops.div(sumOverRows(probabilities, mask), places);
+  const share = meanOverRows(countsOf(routes), mask);
+  const mean = meanOverRows(probabilities, mask);
   return ops.mul(ops.reduceSum(ops.mul(share, mean), undefined, false), probabilities.shape.at(-1) as number);
 }
 

@@ -13,9 +13,11 @@ export {
   type TorchvisionResnetConfig,
   tensorArchitectures,
 } from "./architectures/index.js";
+export { type ActivationName, activations } from "./architectures/parts/layers.js";
 export type { WeightInit, WeightSpec } from "./architectures/parts/weight-specs.js";
 export { type BuildOptions, causalLm } from "./causal-lm.js";
 export { loadStateDict, loadWeights, readJson, type StateDict } from "./checkpoint.js";
+export { type DeepenOptions, deepenModel } from "./deepen.js";
 export { defaultModelPath } from "./default-model.js";
 export * from "./export/index.js";
 export { inputsOf, parameterFeeds } from "./feeds.js";

@@ -110,6 +110,7 @@ export async function adapterOf(
     stored,
   });
   await fillRest(adapter, file);
+  await checkCopies(adapter, file, mapping);
   await checkLeftOver(adapter, file, model, mapping);
   return { adapter, warnings: [...tokenizerWarnings(model, file), ...quantizationWarnings(model, file)] };
 }
@@ -253,13 +254,35 @@ async function fillRest(adapter: Adapter, file: AdapterTensors): Promise<void> {
   }
 }
 
+/** What modules share is written at each of them, and must be the same everywhere. */
+async function checkCopies(adapter: Adapter, file: AdapterTensors, mapping: PeftMapping): Promise<void> {
+  const shared = new Set(Object.values(adapter.shared));
+  for (const { shape, tensors } of adapter.sites.values()) {
+    for (const [key, parameter] of Object.entries(tensors)) {
+      const name = shared.has(parameter) ? tensorName(mapping, shape, key) : undefined;
+      const copy = name && (await readSiteTensor(file, name, parameter.tensor.shape));
+      const own = parameter.tensor.data as Float32Array;
+      if (!copy || copy.every((value, at) => value === own[at])) continue;
+      throw new TunesmithError(
+        "adapter-invalid",
+        `${file.name}: '${name}' is not the one that modules share`,
+        {
+          fix: "its modules were grouped by other target names: name the targets in its config as they were when it was trained",
+          details: { tensor: name },
+        },
+      );
+    }
+  }
+}
+
 async function checkLeftOver(
   adapter: Adapter,
   file: AdapterTensors,
   model: Model,
-  { ignores }: PeftMapping,
+  mapping: PeftMapping,
 ): Promise<void> {
-  const used = new Set(peftNames(adapter).values());
+  const { ignores } = mapping;
+  const used = new Set([...peftNames(adapter).values(), ...siteNames(adapter, mapping)]);
   const paths = ignores ? [...adapter.sites.keys()].map((path) => `${PREFIX}${path}.`) : [];
   for (const name of file.entries.keys()) {
     const path = paths.find((each) => name.startsWith(each));
@@ -267,6 +290,12 @@ async function checkLeftOver(
     if (says && !used.has(name)) await checkExtra(name, file, model);
   }
 }
+
+/** Names of all tensors at sites, copies of shared ones included. */
+const siteNames = ({ sites }: Adapter, mapping: PeftMapping): string[] =>
+  [...sites.values()].flatMap(({ shape, tensors }) =>
+    Object.keys(tensors).flatMap((key) => tensorName(mapping, shape, key) ?? []),
+  );
 
 /** A stored copy of a base weight must be the base's own; anything else that is left over is an error. */
 async function checkExtra(name: string, file: AdapterTensors, model: Model): Promise<void> {

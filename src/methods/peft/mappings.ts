@@ -15,12 +15,13 @@ import { gloraMapping } from "./glora.js";
 import { loraMapping } from "./lora.js";
 import { lohaMapping, lokrMapping } from "./lycoris.js";
 import type { PeftMapping } from "./mapping.js";
+import { lilyMapping, peanutMapping, polyMapping } from "./mixtures.js";
 import { ia3Mapping } from "./multiplicative.js";
 import { boftMapping, hraMapping, oftMapping } from "./orthogonal.js";
 import { OWN, ownConfig } from "./own.js";
 import { randloraMapping, vbloraMapping } from "./shared-bases.js";
 import { pveraMapping, veraMapping } from "./shared-projections.js";
-import { deftProjectionMapping, osfMapping } from "./subspaces.js";
+import { deftProjectionMapping, frodMapping, osfMapping } from "./subspaces.js";
 
 /** Every method whose adapters are written and read as PEFT folders. */
 const mappings = [
@@ -46,8 +47,12 @@ const mappings = [
   roadMapping,
   randloraMapping,
   vbloraMapping,
+  lilyMapping,
+  peanutMapping,
+  polyMapping,
   osfMapping,
   deftProjectionMapping,
+  frodMapping,
 ] as unknown as readonly PeftMapping[];
 
 /** Options and tensors under our own names. */

@@ -22,7 +22,8 @@ export function peftNames(adapter: Adapter): Map<string, string> {
   const mapping = mappingOf(adapter.adaptation.method);
   const names = new Map<string, string>();
   const put = (parameterName: string, name: string | undefined) => {
-    if (name) names.set(parameterName, name);
+    // A tensor that several modules share goes by the first of its names.
+    if (name && !names.has(parameterName)) names.set(parameterName, name);
   };
   for (const [key, entry] of Object.entries(adapter.shared))
     put(entry.name, tensorName(mapping, undefined, key));

@@ -47,9 +47,9 @@ export function peftTensors(adapter: Adapter, mapping: PeftMapping): Map<string,
     if (parameter && !unstored.has(parameterName)) tensors.set(name, parameter.tensor);
   }
   for (const { shape: site, tensors: own } of adapter.sites.values()) {
-    for (const [key, { tensor: ours }] of Object.entries(own)) {
+    for (const [key, { name: parameterName, tensor: ours }] of Object.entries(own)) {
       const name = tensorName(mapping, site, key);
-      if (name && tensors.has(name)) tensors.set(name, inFile(mapping, site, key, ours, adapter));
+      if (name && !unstored.has(parameterName)) tensors.set(name, inFile(mapping, site, key, ours, adapter));
     }
   }
   for (const site of adapter.sites.values())

@@ -1,6 +1,16 @@
-import { type CausalLm, loadFolder, logitsOf, type Parameters } from "../../models/index.js";
+import { makeGraph } from "../../graph/index.js";
+import {
+  type CausalLm,
+  inputsOf,
+  loadFolder,
+  logitsOf,
+  type Parameters,
+  parameterFeeds,
+  staticInputs,
+} from "../../models/index.js";
+import { evaluate } from "../../runtime/index.js";
 import { rng } from "../../runtime/random/index.js";
-import { maxAbsDiff, type Tensor } from "../../tensor/index.js";
+import { maxAbsDiff, type Tensor, tensor } from "../../tensor/index.js";
 
 /** Path of something in the repository's fixtures folder. */
 export const fixture = (path: string): string =>
@@ -11,6 +21,23 @@ export const baseModel = (name: string): Promise<CausalLm> => loadFolder(fixture
 export const PROBE = [3, 17, 40, 5, 5, 61, 0, 22];
 
 export const probeLogits = (model: CausalLm): Promise<Tensor> => logitsOf(model, PROBE);
+
+/** Logits `[batch * length, vocab]` of whole rows of ids `[batch, length]` run together. */
+export async function batchLogits(model: CausalLm, ids: Tensor): Promise<Tensor> {
+  const [batch, length] = ids.shape as [number, number];
+  const places = Array.from({ length: batch * length }, (_, at) => at % length);
+  const ones = places.map(() => 1);
+  const { logits } = model.build(staticInputs(batch, length));
+  const given = {
+    ids,
+    positions: tensor("int64", ids.shape, places),
+    segments: tensor("int32", ids.shape, ones),
+  };
+  const graph = makeGraph("batch", inputsOf([logits]), [["logits", logits]]);
+  const read = Object.entries(given).filter(([name]) => graph.inputs.some((value) => value.name === name));
+  const feeds = { ...Object.fromEntries(read), ...parameterFeeds(graph, model.parameters) };
+  return (await evaluate(graph, feeds)).logits as Tensor;
+}
 
 /** Noise on everything trainable, as training would leave it; magnitudes move a little. */
 export function randomise<M extends { readonly parameters: Parameters }>(model: M, seed = 1, std = 0.2): M {

@@ -14,7 +14,8 @@ export function linearInOut(weights: WeightReader, path: string, weight: string,
   return scope(path, () => ops.gemm(x, weights.get(`${weight}.weight`), bias));
 }
 
-const ACTIVATIONS: Readonly<Record<string, (x: Value) => Value>> = {
+/** Activations by the names that model configs have for them. */
+export const activations = {
   silu: ops.silu,
   swish: ops.silu,
   relu: ops.relu,
@@ -24,13 +25,16 @@ const ACTIVATIONS: Readonly<Record<string, (x: Value) => Value>> = {
   gelu_pytorch_tanh: (x) => ops.gelu(x, "tanh"),
   gelu_fast: (x) => ops.gelu(x, "tanh"),
   quick_gelu: (x) => ops.mul(x, ops.sigmoid(ops.mul(x, 1.702))),
-};
+  tanh: ops.tanh,
+  sigmoid: ops.sigmoid,
+} satisfies Readonly<Record<string, (x: Value) => Value>>;
+/** Name of an activation. */
+export type ActivationName = keyof typeof activations;
 
 /** The activation a config names; throws `architecture-unsupported` for one we lack. */
 export function activation(name: string): (x: Value) => Value {
-  const found = ACTIVATIONS[name];
-  if (found) return found;
+  if (Object.hasOwn(activations, name)) return activations[name as ActivationName];
   throw new TunesmithError("architecture-unsupported", `unknown activation '${name}' in the model's config`, {
-    fix: `supported: ${Object.keys(ACTIVATIONS).join(", ")}`,
+    fix: `supported: ${Object.keys(activations).join(", ")}`,
   });
 }
