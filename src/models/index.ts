@@ -23,6 +23,7 @@ export * from "./export/index.js";
 export { inputsOf, parameterFeeds } from "./feeds.js";
 export { type FreshHeadOptions, withClasses, withFreshHead } from "./fresh-head.js";
 export * from "./generate/index.js";
+export { type DeepenOptions, deepenModel } from "./deepen.js";
 export { type DownloadProgress, downloadModel, type HubOptions } from "./hub.js";
 export { type InitOptions, initModel } from "./init.js";
 export { findLlama2c, loadLlama2c } from "./llama2c.js";

@@ -28,7 +28,11 @@ export interface ArchitectureDefinition<Config extends Record<string, unknown>> 
   readonly defaultTargets: readonly string[];
   /** Tensors that checkpoints carry but the forward does not need (buffers). */
   readonly ignored: RegExp;
+  /** Name of the list of layers: `model.layers`. */
+  readonly layerList: string;
   sizes(config: Config): LmSizes;
+  /** What changes in a config when layer k becomes one like layer `sources[k]` was. */
+  withLayers(config: Config, sources: readonly number[]): Readonly<Record<string, unknown>>;
   tied(config: Config): boolean;
   /** Every tensor of a checkpoint of this config, a tied head left out; for training from scratch. */
   weightSpecs(config: Config): WeightSpec[];

@@ -1,4 +1,5 @@
 import { z } from "zod";
+import { TunesmithError } from "../../errors/index.js";
 import { type Dim, dimMul, ops, scope, type Value } from "../../graph/index.js";
 import type { KeyValue, LmInputs, LmOutputs } from "../types.js";
 import { tokenAxes } from "../types.js";
@@ -127,6 +128,15 @@ export const gpt2: ArchitectureDefinition<Config> = {
   tieable: { output: "lm_head.weight", input: "transformer.wte.weight" },
   defaultTargets: ["c_attn"],
   ignored: /\.attn\.(masked_)?bias$/,
+  layerList: "transformer.h",
+  withLayers(config, sources) {
+    if (!config.scale_attn_by_inverse_layer_idx) return { n_layer: sources.length };
+    throw new TunesmithError(
+      "architecture-unsupported",
+      "attention is scaled by the number of the layer: a copy elsewhere is another layer",
+      { fix: "deepen a model without scale_attn_by_inverse_layer_idx" },
+    );
+  },
   sizes: (config) => ({
     vocabSize: config.vocab_size,
     hiddenSize: config.n_embd,

@@ -113,6 +113,9 @@ function windowOf(config: Config, layer: number): number | undefined {
   }
 }
 
+const typeOf = (config: Config) => (layer: number) =>
+  windowOf(config, layer) === undefined ? "full_attention" : "sliding_attention";
+
 /** Rope parameters of a kind of layer, from the current nested form or the older flat one. */
 function ropeOf(config: Config, sliding: boolean): RopeParameters {
   const nested = config.rope_parameters ?? undefined;
@@ -288,6 +291,12 @@ export const llama: ArchitectureDefinition<Config> = {
   tieable: { output: "lm_head.weight", input: "model.embed_tokens.weight" },
   defaultTargets: ["q_proj", "v_proj"],
   ignored: /rotary_emb\.inv_freq$/,
+  layerList: "model.layers",
+  withLayers: (config, sources) => ({
+    num_hidden_layers: sources.length,
+    // Which layers have a window may follow from their number: it is written down.
+    ...(config.sliding_window || config.layer_types ? { layer_types: sources.map(typeOf(config)) } : {}),
+  }),
   sizes: (config) => ({
     vocabSize: config.vocab_size,
     hiddenSize: config.hidden_size,
