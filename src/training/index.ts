@@ -1,3 +1,4 @@
+export { type BalancedOrder, balancedOrder, TASK_IDS, type TaskBalance } from "./balanced-order.js";
 export * from "./checkpoint.js";
 export type { Field } from "./collate-fields.js";
 export * from "./early-stopping.js";

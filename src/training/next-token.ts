@@ -1,5 +1,13 @@
-import { type BatchState, batches, type LoadedBatch, type Pack, planBatches } from "../data/index.js";
+import {
+  type BatchState,
+  batches,
+  collate,
+  type LoadedBatch,
+  type Pack,
+  planBatches,
+} from "../data/index.js";
 import type { CausalLm } from "../models/index.js";
+import { type BalancedOrder, balancedOrder, type TaskBalance } from "./balanced-order.js";
 import { hashWords } from "./hash.js";
 import { flatTargets, rowFeeds, rowInputs, rowPass, rowWords, tokenMask } from "./language-rows.js";
 import { crossEntropy, crossEntropyForward } from "./losses/cross-entropy.js";
@@ -15,6 +23,8 @@ export interface NextTokenOptions {
   /** Row lengths; one compiled session each. */
   readonly lengths: readonly number[];
   readonly padId: number;
+  /** Tasks of `train`: every batch then holds equally many rows of each. Default: rows in any order. */
+  readonly balance?: TaskBalance | undefined;
   /** Rows of logits that exist at one time. Default: as many as keep them under 16 MB, at least 16. */
   readonly chunkRows?: number | undefined;
 }
@@ -34,12 +44,13 @@ export interface NextTokenOptions {
  * ```
  */
 export function nextToken(model: CausalLm, options: NextTokenOptions): Objective<CausalLm> {
-  const { train = [], validation = [], batchSize, lengths } = options;
+  const { train = [], validation = [], batchSize, lengths, balance } = options;
   const padId = knownPadId(model, options.padId);
   const plan = { batchSize, lengths, padId };
   checkRows(model, train, plan, "training data");
   // What is wrong with the held-out rows would otherwise show after the training.
   checkRows(model, validation, plan, "validation data");
+  const balanced = balance && balancedOrder(balance, { batchSize, rows: train.length });
   return {
     name: "next-token",
     model,
@@ -49,9 +60,11 @@ export function nextToken(model: CausalLm, options: NextTokenOptions): Objective
       packs: train.length,
       tokens: train.reduce((sum, pack) => sum + pack.tokens, 0),
       dataHash: hashOf(train),
+      ...(balanced ? { tasks: [...balanced.names] } : {}),
     },
     lossGraph: (shape, how) => lossGraph(model, shape, options.chunkRows, how),
     *batches(from: BatchState, seed: number) {
+      if (balanced) return yield* balancedBatches(train, balanced, plan, from, seed);
       const position = { epoch: from.epoch, startStep: from.step, endEpoch: Number.POSITIVE_INFINITY };
       for (const batch of batches(train, { ...plan, seed, ...position })) yield nextTokenBatch(batch);
     },
@@ -70,6 +83,26 @@ function checkRows(
   checkPacks(model, packs);
   planBatches(packs, plan);
   checkTrained(packs, what);
+}
+
+/** Batches of equally many rows of each task, at the length that holds their longest. */
+function* balancedBatches(
+  packs: readonly Pack[],
+  order: BalancedOrder,
+  { lengths, padId }: Pick<NextTokenOptions, "lengths" | "padId">,
+  from: BatchState,
+  seed: number,
+): Generator<StepBatch> {
+  for (const { items, state } of order.batches(from, seed)) {
+    const members = items.map((at) => packs[at] as Pack);
+    const longest = Math.max(...members.map(({ tokens }) => tokens));
+    const length = lengths.find((size) => size >= longest) as number;
+    const batch = nextTokenBatch({
+      ...collate(members, { batch: order.rows, length, padId }),
+      ...{ length, packs: items, state },
+    });
+    yield { ...batch, feeds: { ...batch.feeds, ...order.feeds() } };
+  }
 }
 
 /** One pass over rows in their order, for evaluation. */

@@ -2,6 +2,7 @@ import { TunesmithError } from "../errors/index.js";
 import { input, ops, type Value } from "../graph/index.js";
 import { type InputSpec, inputShape, type TensorModel, type TensorOutputs } from "../models/index.js";
 import type { Tensor } from "../tensor/index.js";
+import { balancedOrder, type TaskBalance } from "./balanced-order.js";
 import { type Field, stackField } from "./collate-fields.js";
 import type { PlainData } from "./exact-json.js";
 import { endlessOrder, epochOrder } from "./language-rows.js";
@@ -66,6 +67,8 @@ export interface TensorObjectiveOptions {
    * it reads. Default: the whole batch at once.
    */
   readonly forwardRows?: number | undefined;
+  /** Tasks of `train`: every batch then holds equally many examples of each. Default: examples in any order. */
+  readonly balance?: TaskBalance | undefined;
   /** Identity of the run beyond the data. */
   readonly identity?: Readonly<Record<string, PlainData>>;
 }
@@ -99,6 +102,7 @@ const targetName = (name: string) => `target/${name}`;
  */
 export function tensorObjective(model: TensorModel, options: TensorObjectiveOptions): Objective<TensorModel> {
   const { train, validation, batchSize, loss, identity = {} } = options;
+  const balanced = balanceOf(options);
   if (train.size === 0) {
     throw new TunesmithError("data-empty", "there is nothing to train on", {
       fix: "check the dataset's report",
@@ -107,9 +111,18 @@ export function tensorObjective(model: TensorModel, options: TensorObjectiveOpti
   return {
     name: loss.name,
     model,
-    identity: { batchSize, examples: train.size, dataHash: train.hash, ...identity },
+    identity: {
+      ...{ batchSize, examples: train.size, dataHash: train.hash, ...identity },
+      ...(balanced ? { tasks: [...balanced.names] } : {}),
+    },
     lossGraph: (shape, how) => lossGraph(model, options, shape, how),
-    batches: (from, seed) => batchesOf(model, options, endlessOrder(train.size, batchSize, from, seed), true),
+    batches: (from, seed) =>
+      balanced
+        ? withFeeds(
+            batchesOf(model, { ...options, batchSize: balanced.rows }, balanced.batches(from, seed), true),
+            balanced.feeds(loss.rows),
+          )
+        : batchesOf(model, options, endlessOrder(train.size, batchSize, from, seed), true),
     ...(validation && validation.size > 0
       ? {
           validation: () =>
@@ -123,6 +136,24 @@ export function tensorObjective(model: TensorModel, options: TensorObjectiveOpti
       : {}),
     scores: loss.scores,
   };
+}
+
+/** The order of batches that hold all tasks alike, where that is asked for. */
+function balanceOf({ balance, batchSize, train, forwardRows }: TensorObjectiveOptions) {
+  if (!balance) return undefined;
+  if (forwardRows !== undefined) {
+    throw new TunesmithError("config-invalid", "forwardRows would tear the tasks of a batch apart", {
+      fix: "leave forwardRows out, or balance",
+    });
+  }
+  return balancedOrder(balance, { batchSize, rows: train.size });
+}
+
+async function* withFeeds(
+  batches: AsyncGenerator<StepBatch>,
+  more: Readonly<Record<string, Tensor>>,
+): AsyncGenerator<StepBatch> {
+  for await (const batch of batches) yield { ...batch, feeds: { ...batch.feeds, ...more } };
 }
 
 type Order = ReturnType<typeof endlessOrder>;

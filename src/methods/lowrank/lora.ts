@@ -3,6 +3,7 @@ import { TunesmithError } from "../../errors/index.js";
 import { ops, type Value } from "../../graph/index.js";
 import { parseConfig, siteConfigSchema } from "../config.js";
 import type { Adaptation, Method, SiteCall, SiteShape, TensorSpec, TensorValues } from "../method.js";
+import { tapped } from "../taps.js";
 import { type LoraInit, loraInitNeeds, loraInitSchema, loraInits } from "./lora-init.js";
 import { loraScale } from "./scale.js";
 
@@ -105,7 +106,8 @@ function update(
   config: LoraConfig,
 ) {
   const { a, b } = factors(tensors, site);
-  return mix(ops.mul(apply(x, a), gate), b, { onto: y, alpha: loraScale(site.path, config).scale });
+  const h = tapped(site.path, () => apply(x, a));
+  return mix(ops.mul(h, gate), b, { onto: y, alpha: loraScale(site.path, config).scale });
 }
 
 /** Low-Rank Adaptation (arXiv 2106.09685): W' = W + s·B·A, with DoRA, rsLoRA and the initialisations of PEFT. */

@@ -1,0 +1,313 @@
+import { TunesmithError } from "../../errors/index.js";
+import type { Model } from "../../models/index.js";
+import type { SessionOptions } from "../../runtime/index.js";
+import {
+  adamw,
+  checkFinite,
+  createStepper,
+  type Objective,
+  type Optimizer,
+  type Params,
+  type StepBatch,
+  type Stepper,
+} from "../../training/index.js";
+import { adapt, adapterNamed } from "../adapt.js";
+import type { Adapted } from "../adapted.js";
+import type { Adaptation, SiteConfig } from "../method.js";
+import { type DifforaConfig, difforaMethod, logitOf, settled } from "./diffora.js";
+import { type ModuleTable, placeOf, selectModules } from "./diffora-table.js";
+
+/** The part of the training data that updates learn from, or that gates are judged by. */
+export type SearchHalf = "updates" | "gates";
+
+export interface GateEvent {
+  readonly step: number;
+  /** Gate of every candidate, by path. */
+  readonly gates: ReadonlyMap<string, number>;
+  /** Mean loss on the batch of the updates, before they learnt from it, and on that of the gates. */
+  readonly loss: number;
+  readonly gateLoss: number;
+}
+
+export interface ModuleSearchOptions<M extends Model> {
+  /** The same objective over either half of the data; the rows of the two must differ. */
+  readonly objective: (model: Adapted<M>, half: SearchHalf) => Objective | Promise<Objective>;
+  /** Steps: of each kind of parameters so many. */
+  readonly steps: number;
+  /** Of the updates; gates have an Adam of their own. */
+  readonly optimizer: Optimizer;
+  /** Batches per step of either kind. Default 1. */
+  readonly accumulate?: number;
+  /** Length ξ of the unrolled step of `order` 2. Default: the optimiser's learning rate. */
+  readonly unrolled?: number;
+  /** Name of the adapter. Default "default". */
+  readonly name?: string;
+  /** Seed of starts, order and dropout. Default 0. */
+  readonly seed?: number;
+  readonly session?: SessionOptions;
+  readonly signal?: AbortSignal;
+  /** Called after every step. */
+  readonly onGates?: (event: GateEvent) => void;
+}
+
+export interface ModuleSearch<M extends Model> {
+  readonly table: ModuleTable;
+  /** The base with updates at the selected modules, ready to be trained. */
+  readonly model: Adapted<M>;
+  /** All candidates behind their gates, as the search left them. */
+  readonly relaxed: Adapted<M>;
+}
+
+/** An update gets its gate's gradients this many times as fast, unless `gateLr` says how fast. */
+const GATE_FACTOR = 5;
+
+/**
+ * DiffoRA's search (arXiv 2502.08905): every candidate has a low-rank update behind a gate; updates learn from one half of the
+ * data and gates from the other, in turn; the largest gates then say which modules keep an update. Judging gates by data that
+ * their updates have not seen is what tells modules that help from those that only fit.
+ *
+ * Throws `config-invalid` for a configuration that has its modules already, `target-not-found`, `loss-not-finite`, `cancelled`, and
+ * what the objectives throw.
+ *
+ * @example
+ * ```ts
+ * import { diffora, searchModules } from "tunesmith/methods";
+ * import type { CausalLm, Model } from "tunesmith/models";
+ * import { adamw, fit, type Objective } from "tunesmith/training";
+ * type Make = (model: Model) => Objective;
+ * export async function tune(base: CausalLm, all: Make, halves: { updates: Make; gates: Make }) {
+ *   const { model, table } = await searchModules(base, diffora({ perLayer: 2, targets: "all-linear" }), {
+ *     objective: (own, half) => halves[half](own),
+ *     steps: 100,
+ *     optimizer: adamw({ lr: 1e-3 }),
+ *   });
+ *   console.log(table.selected);
+ *   await fit(all(model), { steps: 300, optimizer: adamw({ lr: 1e-3 }) });
+ *   return model; // plain LoRA, at the selected modules
+ * }
+ * ```
+ */
+export async function searchModules<M extends Model, Config extends SiteConfig>(
+  base: M,
+  adaptation: Adaptation<Config>,
+  options: ModuleSearchOptions<M>,
+): Promise<ModuleSearch<M>> {
+  const config = candidatesOf(adaptation);
+  const { name = "default", seed = 0 } = options;
+  const relaxed = await adapt(base, { method: difforaMethod, config }, { name, seed });
+  const paths = [...adapterNamed(relaxed, name).sites.keys()];
+  const gates = () => gatesOf(relaxed, paths, config, name);
+  // A selection that cannot be made is better known before the search.
+  selectModules(gates(), config);
+  const halves = {
+    updates: await options.objective(relaxed, "updates"),
+    gates: await options.objective(relaxed, "gates"),
+  };
+  const stepper = createStepper(halves.updates, {
+    seed,
+    ...(options.session ? { session: options.session } : {}),
+  });
+  try {
+    await alternate({ relaxed, paths, config, options, stepper, halves, gates });
+  } finally {
+    await stepper.close();
+  }
+  const table = selectModules(gates(), config);
+  const model = await adapt(base, settled({ ...config, selected: [...table.selected] }) as Adaptation, {
+    name,
+    seed,
+  });
+  if (config.warmStart) keepUpdates(relaxed, model, name);
+  return { table, model, relaxed };
+}
+
+function candidatesOf({ method, config }: Adaptation<never> | Adaptation<SiteConfig>): DifforaConfig {
+  const own = config as unknown as DifforaConfig;
+  if (method.name === difforaMethod.name && own.selected === undefined) return own;
+  throw new TunesmithError("config-invalid", `${method.name}: there is nothing to search`, {
+    fix: "give candidates: diffora({ targets }) without `selected`",
+  });
+}
+
+/** G of every candidate. */
+function gatesOf(
+  model: Adapted,
+  paths: readonly string[],
+  { relax }: DifforaConfig,
+  name: string,
+): Map<string, number> {
+  const { shared } = adapterNamed(model, name);
+  const logit = (path: string) => Number(shared[logitOf(path)]?.tensor.data[0]);
+  if (relax === "sigmoid") return new Map(paths.map((path) => [path, 1 / (1 + Math.exp(-logit(path)))]));
+  return new Map(
+    paths.map((path) => {
+      const row = paths.filter((other) => placeOf(other).layer === placeOf(path).layer);
+      const sum = row.reduce((total, other) => total + Math.exp(logit(other) - logit(path)), 0);
+      return [path, row.length / sum];
+    }),
+  );
+}
+
+interface Search<M extends Model> {
+  readonly relaxed: Adapted<M>;
+  readonly paths: readonly string[];
+  readonly config: DifforaConfig;
+  readonly options: ModuleSearchOptions<M>;
+  readonly stepper: Stepper;
+  readonly halves: Readonly<Record<SearchHalf, Objective>>;
+  readonly gates: () => ReadonlyMap<string, number>;
+}
+
+/** Loss and gradients of everything that is trained, on some batches. */
+type Look = (
+  batches: readonly StepBatch[],
+  stream: readonly number[],
+) => Promise<{ readonly loss: number; readonly gradients: Params }>;
+
+/** One step of the updates on their half, one of the gates on theirs, and again. */
+async function alternate<M extends Model>(search: Search<M>): Promise<void> {
+  const { relaxed, paths, config, options, stepper, halves, gates } = search;
+  const { steps, optimizer, seed = 0, name = "default", signal, accumulate = 1 } = options;
+  const logits = new Set(paths.map((path) => `${name}/${logitOf(path)}`));
+  const trained = [...relaxed.parameters.values()].filter(({ trainable }) => trainable);
+  const data = (isLogit: boolean) =>
+    new Map(
+      trained
+        .filter((each) => logits.has(each.name) === isLogit)
+        .map((each) => [each.name, each.tensor.data as Float32Array] as const),
+    );
+  const [updates, own] = [data(false), data(true)];
+  const shapes = new Map(trained.map((each) => [each.name, each.tensor.shape] as const));
+  const gateOptimizer = gateAdam(config, optimizer);
+  const [state, gateState] = [optimizer.init(updates, shapes), gateOptimizer.init(own, shapes)];
+  const look: Look = (batches, stream) => looked(stepper, batches, stream);
+  const [first, second] = [draws(halves.updates, seed, accumulate), draws(halves.gates, seed, accumulate)];
+  try {
+    for (let step = 1; step <= steps; step++) {
+      if (signal?.aborted) throw new TunesmithError("cancelled", `the search was cancelled at step ${step}`);
+      const batch = await first.next();
+      const { loss, gradients } = await look(batch, [step, 0]);
+      checkFinite({ step, loss, grads: gradients });
+      optimizer.step(updates, only(gradients, updates), state, { step });
+      const judged = await second.next();
+      const rate = options.unrolled ?? optimizer.learningRate(step);
+      const found =
+        config.order === 1
+          ? await look(judged, [step, 1])
+          : await secondOrder({ look, updates, own, rate, batch, judged, step });
+      checkFinite({ step, loss: found.loss, grads: found.gradients });
+      gateOptimizer.step(own, only(found.gradients, own), gateState, { step });
+      options.onGates?.({ step, gates: gates(), loss, gateLoss: found.loss });
+    }
+    optimizer.enterEvaluation?.(updates, state);
+  } finally {
+    await Promise.all([first.close(), second.close()]);
+  }
+}
+
+/** Adam of the gates, as fast as configured, or in proportion to the updates. */
+const gateAdam = ({ gateLr, gateDecay }: DifforaConfig, { learningRate }: Optimizer): Optimizer =>
+  gateLr === undefined
+    ? adamw({ lr: 1, weightDecay: gateDecay, schedule: (step) => GATE_FACTOR * learningRate(step + 1) })
+    : adamw({ lr: gateLr, weightDecay: gateDecay });
+
+interface Unrolling {
+  readonly look: Look;
+  readonly updates: Params;
+  readonly own: Params;
+  readonly rate: number;
+  readonly batch: readonly StepBatch[];
+  readonly judged: readonly StepBatch[];
+  readonly step: number;
+}
+
+/**
+ * The gradient of the gates' loss after a step ξ of the updates, with respect to the gates: ∇ₐL_V(θ − ξ∇L_T) less ξ times a
+ * mixed second derivative, as a difference of ∇ₐL_T at θ ± ε∇L_V (DARTS, arXiv 1806.09055, eq. 7 and 8).
+ */
+async function secondOrder({ look, updates, own, rate, batch, judged, step }: Unrolling) {
+  const saved = new Map([...updates].map(([name, values]) => [name, values.slice()] as const));
+  const moveTo = (direction: Params, length: number) => {
+    for (const [name, values] of updates) {
+      const [start, by] = [saved.get(name) as Float32Array, direction.get(name) as Float32Array];
+      for (let at = 0; at < values.length; at++)
+        values[at] = (start[at] as number) + length * (by[at] as number);
+    }
+  };
+  const restore = () => {
+    for (const [name, values] of updates) values.set(saved.get(name) as Float32Array);
+  };
+  try {
+    const { gradients: down } = await look(batch, [step, 0]);
+    moveTo(down, -rate);
+    const after = await look(judged, [step, 1]);
+    const norm = Math.sqrt(squares(only(after.gradients, updates)));
+    const epsilon = 0.01 / norm;
+    if (rate === 0 || !Number.isFinite(epsilon)) return after;
+    moveTo(after.gradients, epsilon);
+    const { gradients: up } = await look(batch, [step, 0]);
+    moveTo(after.gradients, -epsilon);
+    const { gradients: below } = await look(batch, [step, 0]);
+    const gradients = new Map(
+      [...own.keys()].map((name) => {
+        const [now, high, low] = [after.gradients, up, below].map((each) => each.get(name) as Float32Array);
+        const mixed = (at: number) => (Number(high?.[at]) - Number(low?.[at])) / (2 * epsilon);
+        return [name, (now as Float32Array).map((value, at) => value - rate * mixed(at))] as const;
+      }),
+    );
+    return { loss: after.loss, gradients };
+  } finally {
+    restore();
+  }
+}
+
+const squares = (params: Params): number =>
+  [...params.values()].reduce(
+    (sum, values) => sum + values.reduce((own, value) => own + value * value, 0),
+    0,
+  );
+
+const only = (gradients: Params, of: Params): Map<string, Float32Array> =>
+  new Map([...gradients].filter(([name]) => of.has(name)));
+
+/** Mean loss and gradients over batches. */
+async function looked(stepper: Stepper, batches: readonly StepBatch[], stream: readonly number[]) {
+  const items = batches.reduce((sum, { count }) => sum + count, 0);
+  let loss = 0;
+  const gradients = new Map<string, Float32Array>();
+  for (const [micro, batch] of batches.entries()) {
+    const found = await stepper.run(batch, items, [...stream, micro]);
+    loss += found.loss;
+    for (const [name, values] of found.gradients) {
+      const sum = gradients.get(name);
+      gradients.set(name, sum ? sum.map((value, at) => value + (values[at] as number)) : values);
+    }
+  }
+  return { loss, gradients };
+}
+
+/** So many batches of an objective's training data at a time. */
+function draws(objective: Objective, seed: number, count: number) {
+  const source = objective.batches({ epoch: 0, step: 0 }, seed);
+  return {
+    async next(): Promise<StepBatch[]> {
+      const group: StepBatch[] = [];
+      while (group.length < count) group.push((await source.next()).value as StepBatch);
+      return group;
+    },
+    close: async () => void (await source.return?.()),
+  };
+}
+
+/** Starts the updates of the selected modules where the search left them. */
+function keepUpdates(from: Adapted, to: Adapted, name: string): void {
+  const found = adapterNamed(from, name).sites;
+  for (const [path, { tensors }] of adapterNamed(to, name).sites) {
+    for (const key of ["lora_A", "lora_B"]) {
+      const [old, fresh] = [found.get(path)?.tensors[key], tensors[key]];
+      // Shared updates are those of no one module.
+      if (old && fresh?.name === old.name)
+        (fresh.tensor.data as Float32Array).set(old.tensor.data as Float32Array);
+    }
+  }
+}
