@@ -1,5 +1,8 @@
 import { z } from "zod";
+import { TunesmithError } from "../../errors/index.js";
+import type { Adapter } from "../adapter.js";
 import { type DeftProjectionConfig, deftProjectionMethod } from "../lowrank/deft-projection.js";
+import { type FrodConfig, frodMethod } from "../lowrank/frod.js";
 import { type OsfConfig, osfMethod } from "../orthogonal/osf.js";
 import { parsePart } from "./config-part.js";
 import type { PeftMapping } from "./mapping.js";
@@ -8,6 +11,9 @@ const kept = z.number().positive();
 
 const renamed = (table: Readonly<Record<string, number>>, rename: (key: string) => string) =>
   Object.fromEntries(Object.entries(table).map(([key, value]) => [rename(key), value]));
+
+const isTransposed = (sites: Adapter["sites"]) =>
+  [...sites.values()].some(({ orientation }) => orientation === "in-out");
 
 /** OSF. Its patterns are searched anywhere in a path, ours match the end of one. */
 export const osfMapping: PeftMapping<OsfConfig> = {
@@ -65,9 +71,55 @@ export const deftProjectionMapping: PeftMapping<DeftProjectionConfig> = {
     alpha: own.alpha ?? null,
     para: own.removeOnly,
     deft_dropout: own.dropout,
-    fan_in_fan_out: [...sites.values()].some(({ orientation }) => orientation === "in-out"),
+    fan_in_fan_out: isTransposed(sites),
     init_scale: 1,
     init_weights: true,
   }),
   suffix: (key) => key,
+};
+
+/** FRoD. Without the basis a file cannot be read: signs and order of eigenvectors differ from program to program. */
+export const frodMapping: PeftMapping<FrodConfig> = {
+  peftType: "FROD",
+  method: frodMethod,
+  biasOnly: "frod_only",
+  options(config, file) {
+    const own = parsePart(
+      z.looseObject({
+        projection_prng_key: z.number().int().nonnegative().default(0),
+        save_projection: z.boolean().default(true),
+        frod_dropout: z.number().default(0),
+        sparse_rate: z.number().default(0.01),
+        regularization_alpha: z.number().default(1e-3),
+      }),
+      config,
+      file,
+    );
+    if (!own.save_projection) {
+      throw new TunesmithError(
+        "adapter-invalid",
+        `${file}: 'save_projection' is false: the basis that the adapter was trained in is not in the folder`,
+        { fix: "load it where it was made, set save_projection to true, and save it again" },
+      );
+    }
+    return {
+      sparseRate: own.sparse_rate,
+      ridge: own.regularization_alpha,
+      positionSeed: own.projection_prng_key,
+      dropout: own.frod_dropout,
+    };
+  },
+  config: (own, { sites }) => ({
+    projection_prng_key: own.positionSeed,
+    save_projection: true,
+    frod_dropout: own.dropout,
+    sparse_rate: own.sparseRate,
+    regularization_alpha: own.ridge,
+    fan_in_fan_out: isTransposed(sites),
+    init_weights: true,
+    progressbar: true,
+    runtime_offload_base_weight: false,
+  }),
+  suffix: (key) => (key.startsWith("frod_lambda") ? key : undefined),
+  sharedName: (key) => `base_model.${key}`,
 };
