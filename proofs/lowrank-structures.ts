@@ -77,7 +77,7 @@ export const lohaProof = structured(lohaMethod, {
     const structure = lohaStructure(4);
     const adaptation = { method, config: structure.config };
     const { map, delta } = await planted("loha", adaptation, structure);
-    const { errors } = await learn(adaptation, [map], { steps: 3000, lr: 0.02, decay: true });
+    const { errors } = await learn(adaptation, [map], { steps: 1500, lr: 0.02, decay: true });
     const best = missedByRank(...LOHA, delta, loraRank(structure.count, ...LOHA));
     return [
       between(
@@ -145,7 +145,7 @@ export const hiraProof = structured(hiraMethod, {
     },
     count: rank * (OUT + IN),
     rank: OUT,
-    learning: { steps: 3000 },
+    learning: { steps: 1500 },
   })),
 });
 
@@ -171,7 +171,7 @@ export const veraProof = structured(veraMethod, {
       },
       count: OUT + VERA_RANK,
       rank: VERA_RANK,
-      learning: { steps: 3000 },
+      learning: { steps: 1500 },
     },
   ],
 });
@@ -202,7 +202,7 @@ const randloraStructure = (out: number, inn: number, rank: number) => {
     },
     count: rank * bases + bases * small,
     rank: small,
-    learning: { steps: 3000 },
+    learning: { steps: 1500 },
   };
 };
 
@@ -238,7 +238,7 @@ const graloraStructure = (rank: number, blocks: number, hybridRank: number) => {
     count: (rank + hybridRank) * (OUT + IN),
     rank: Math.min(OUT, rank * blocks + hybridRank),
     // With LoRA beside the blocks there are many ways to one update, and training stalls between them: 0.11 of it was left.
-    ...(hybridRank === 0 && { learning: { steps: 3000 } }),
+    ...(hybridRank === 0 && { learning: { steps: 1500 } }),
   };
 };
 

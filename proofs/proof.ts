@@ -12,7 +12,7 @@ export interface Check {
 export interface Proof {
   readonly name: string;
   readonly title: string;
-  /** arXiv identifiers. */
+  /** arXiv identifiers, or addresses of papers that are not there. */
   readonly papers: readonly string[];
   run(): Promise<readonly Check[]>;
 }

@@ -30,6 +30,7 @@ import {
 } from "./lowrank-structures.js";
 import { ltSftProof } from "./lt-sft.js";
 import { mapProof } from "./map.js";
+import { ia3Proof, oftProof, roadProof } from "./multiplicative-structures.js";
 import { neuroadaProof } from "./neuroada.js";
 import { orthogonalAdaptationProof } from "./orthogonal-adaptation.js";
 import { holds, type Proof } from "./proof.js";
@@ -40,6 +41,7 @@ import { rosaProof } from "./rosa.js";
 import { selektProof } from "./selekt.js";
 import { sketchTuneProof } from "./sketchtune.js";
 import { sodaProof } from "./soda.js";
+import { c3aProof, fourierftProof, shiraProof, waveftProof } from "./spectral-structures.js";
 import { ssmloraProof } from "./ssmlora.js";
 import { uoraProof } from "./uora.js";
 
@@ -83,6 +85,13 @@ const proofs: readonly Proof[] = [
   randloraProof(),
   graloraProof(),
   missProof(),
+  fourierftProof(),
+  waveftProof(),
+  c3aProof(),
+  shiraProof(),
+  ia3Proof(),
+  roadProof(),
+  oftProof(),
 ];
 
 const wanted = process.argv.slice(2);

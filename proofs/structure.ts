@@ -43,7 +43,7 @@ export interface Structure<C extends SiteConfig> {
   readonly rank: number | readonly [number, number];
   /** Default: it is not trained, only computed. */
   readonly learning?: {
-    /** Default 1500. */
+    /** Default 800. */
     readonly steps?: number;
     /** Of Adam, falling linearly to zero. Default 0.02. */
     readonly lr?: number;
@@ -184,7 +184,7 @@ async function learned<C extends SiteConfig>(
     readonly live?: PlantedSites;
   },
 ): Promise<Check[]> {
-  const { steps = 1500, lr = 0.02, error, count, optimizer, live: from } = options;
+  const { steps = 800, lr = 0.02, error, count, optimizer, live: from } = options;
   const { live, errors } = await learn(adaptation, [map], {
     ...{ steps, lr, decay: true },
     ...(optimizer && { optimizer }),
@@ -218,7 +218,7 @@ export async function projection<C extends SiteConfig>(
   const delta = normals(out * inn, "generic", label).map((value) => value / Math.sqrt(inn));
   const weight = normals(out * inn, "w0", label).map((value) => value / Math.sqrt(inn));
   const map: PlantedMap = { path: "map", out, in: inn, weight, target: plus(weight, delta) };
-  const { errors } = await learn(adaptation, [map], { steps: 1500, lr: 0.02, decay: true, ...options });
+  const { errors } = await learn(adaptation, [map], { steps: 800, lr: 0.02, decay: true, ...options });
   return {
     what: `${label}: what it misses of a generic update, against its projection`,
     measured: Number(errors[0]),

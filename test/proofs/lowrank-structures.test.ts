@@ -84,7 +84,7 @@ proves([lohaProof(), lokrProof(), hiraProof(), veraProof(), randloraProof(), gra
         values: (own) => (own.lokr_w1 ? { ...own, lokr_w1: ops.transpose(of(own, "lokr_w1"), [1, 0]) } : own),
       }),
     }),
-    /whole: forward pass[\s\S]*whole: what 1500 steps miss/,
+    /whole: forward pass[\s\S]*whole: what 800 steps miss/,
   ],
   "HiRA that adds, as LoRA does": [
     hiraProof({
