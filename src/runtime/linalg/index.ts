@@ -14,6 +14,7 @@ export { type Complex, fft, fft2, ifft, ifft2 } from "./fft.js";
 export { type GemmBackend, type GemmOptions, gemm, gemmInThread } from "./gemm.js";
 export { type GemmSession, type GemmTensor, gemmOnRuntime } from "./gemm-ort.js";
 export { haar2d, inverseHaar2d } from "./haar.js";
+export { type KMeansOptions, kMeans } from "./k-means.js";
 export { inversePermutation, type Ldu, type Lu, ldu, lu } from "./lu.js";
 export {
   diagonal,
