@@ -128,7 +128,7 @@ export async function valuesOver(
   const graph = makeGraph("values", inputsOf(outputs.map(([, value]) => value)), outputs);
   const session = await createSession(graph, options);
   try {
-    const known = { ...batch.feeds, ...parameterFeeds(graph, objective.model.parameters) };
+    const known = { ...parameterFeeds(graph, objective.model.parameters), ...batch.feeds };
     const read = graph.inputs.flatMap(({ name }) => {
       const feed = known[String(name)];
       return feed ? [[String(name), feed] as const] : [];

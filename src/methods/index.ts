@@ -21,6 +21,7 @@ export {
   taskGaps,
 } from "./align.js";
 export { type Sized, trainedNumbers } from "./budget.js";
+export { byTask, setTask } from "./by-task.js";
 export { type CalibrateOptions, type Calibration, calibrate } from "./calibration.js";
 export { callMethod, type LoneMap } from "./call-method.js";
 export { type ChainOptions, type Knot, trainChain } from "./chain.js";
@@ -122,6 +123,14 @@ export {
   mpoRegauge,
   mpoShape,
 } from "./mpo/chain.js";
+export type { MpoGroup } from "./mpo/group.js";
+export {
+  isMpoModel,
+  type MpoModel,
+  type MpoModelConfig,
+  mpoMerge,
+  mpoModel,
+} from "./mpo/model.js";
 export { type MpoConfig, mpo, mpoMethod } from "./mpo/mpo.js";
 export { type Ia3Config, ia3, ia3Method } from "./multiplicative/ia3.js";
 export { type RoadConfig, road, roadMethod } from "./multiplicative/road.js";

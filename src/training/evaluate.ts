@@ -40,7 +40,7 @@ export function createEvaluator(
       let [sum, count] = [0, 0];
       for await (const batch of batches) {
         const { step, session } = await compiled.get(batch.shape);
-        const feeds = { ...batch.feeds, ...parameterFeeds(step.graph, objective.model.parameters) };
+        const feeds = { ...parameterFeeds(step.graph, objective.model.parameters), ...batch.feeds };
         const outputs = await session.run(onlyRead(step.graph.inputs, feeds));
         sum += scalarOf(outputs.loss);
         count += batch.count;

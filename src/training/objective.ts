@@ -11,7 +11,7 @@ export type StepShape = Readonly<Record<string, number>>;
 export interface StepBatch {
   /** Batches of equal shape share a compiled session. */
   readonly shape: StepShape;
-  /** By name of the graph's input. */
+  /** By name of the graph's input. A frozen parameter's name, such as an adapter's switch, stands for it in this batch. */
   readonly feeds: Readonly<Record<string, Tensor>>;
   /** How many items its loss is the sum of: trained tokens, rows, pairs. */
   readonly count: number;

@@ -95,10 +95,10 @@ export function createStepper(objective: Objective, options: StepperOptions = {}
       checkCount(total);
       const { step, session, prefix } = await (await sessionsFor(weights)).get(batch.shape);
       const feeds: Record<string, Tensor> = {
+        ...parameterFeeds(step.graph, model.parameters),
         ...batch.feeds,
         [SCALE]: scalarTensor(1 / total),
         [SHARE]: scalarTensor(batch.count / total),
-        ...parameterFeeds(step.graph, model.parameters),
       };
       if (prefix && cache) feeds.prefix = await prefixOf(prefix, cache, batch);
       addNoise(step, feeds, seed, stream);
