@@ -6,6 +6,7 @@ import { type Sized, withinBudget } from "./budget.js";
 import { siteMethods } from "./catalog.js";
 import { unfreeze } from "./full.js";
 import type { Method, SiteConfig, Statistic } from "./method.js";
+import { mpoModel, mpoModelSchema } from "./mpo/model.js";
 import { ltSftFolderSchema, ltSftOfFolder } from "./sparse/lt-sft.js";
 import { selekt, selektSchema } from "./sparse/selekt.js";
 
@@ -84,8 +85,25 @@ const ltSftEntry: MethodEntry = {
   apply: (model, options) => ltSftOfFolder(model, options as z.infer<typeof ltSftFolderSchema>),
 };
 
+const mpoSharedEntry: MethodEntry = {
+  name: "mpo-shared",
+  summary: "chains of tensors whose large central one all layers share, in a model that may become deeper",
+  paper: "2303.16753",
+  kinds: ["linear"],
+  result: "model",
+  options: mpoModelSchema,
+  needs: () => [],
+  apply: (model, options) => mpoModel(model, options),
+};
+
 /** Every method there is: those of catalog.ts, and what is not an adapter. */
-const entries: readonly MethodEntry[] = [...siteMethods.map(ofSites), full, selektEntry, ltSftEntry];
+const entries: readonly MethodEntry[] = [
+  ...siteMethods.map(ofSites),
+  full,
+  selektEntry,
+  ltSftEntry,
+  mpoSharedEntry,
+];
 
 /** Names of all methods. */
 export const methodNames: readonly string[] = entries.map(({ name }) => name);

@@ -55,6 +55,12 @@ test("layer k copies layer ⌊k·2/5⌋; only what a copy writes is scaled, by 1
   }
 });
 
+test("layers are tied to nothing", async () => {
+  const { weights } = await deepenModel(initModel(llama, { seed: 1 }), { layers: 6, scale: 1 });
+  expect(new Set(weights.values()).size).toBe(weights.size);
+  expect([...weights].filter(([name, value]) => value.name !== name)).toEqual([]);
+});
+
 test("saved, it loads again; windows stay where they were", async () => {
   const config = { ...llama, model_type: "gemma2", sliding_window: 3, head_dim: 8, query_pre_attn_scalar: 8 };
   const model = initModel(config, { seed: 2 });

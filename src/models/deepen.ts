@@ -18,7 +18,7 @@ export interface DeepenOptions {
 
 /**
  * A deeper model: each layer is followed by copies of itself until there are `layers`, spread evenly, and the copies' writing
- * to the residual stream is scaled down. Weights that are not scaled are shared with `model`, not copied. It is a plain
+ * to the residual stream is scaled down. Each layer has weights of its own, over the same numbers in memory where they are not scaled. It is a plain
  * model: save it, train it, or share its weights among layers (`mpoModel` of tunesmith/methods).
  *
  * Its outputs are near those of `model` for a small `scale`, and not equal to them unless it is 0.
@@ -53,7 +53,7 @@ export async function deepenModel(model: CausalLm, options: DeepenOptions): Prom
       if (source !== parts?.layer) continue;
       const copy = `${definition.layerList}.${layer}.${parts.rest}`;
       const isCopy = sources[layer - 1] === source;
-      weights.set(copy, isCopy && residual.has(name) ? await scaled(weight, copy, scale) : weight);
+      weights.set(copy, await copied(weight, copy, isCopy && residual.has(name) ? scale : 1));
     }
   }
   return causalLm(deeper, weights, { origin: model.origin, tokenizer: model.tokenizer });
@@ -96,7 +96,9 @@ function inLayer(name: string, list: string): { layer: number; rest: string } | 
   return { layer: Number(layer), rest: rest.join(".") };
 }
 
-async function scaled(weight: Value, name: string, scale: number): Promise<Value> {
+/** A weight of its own, not a tied one, over the same numbers where they are not scaled. */
+async function copied(weight: Value, name: string, scale: number): Promise<Value> {
+  if (scale === 1 && weight.source.kind === "constant") return constant(weight.source.data, name);
   const whole = await frozenTensor(weight);
   const data = toFloat32(whole).map((value) => value * scale);
   return constant(tensor("float32", whole.shape, data), name);

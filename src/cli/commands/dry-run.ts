@@ -1,4 +1,4 @@
-import { isAdapted, isUnfrozen } from "../../methods/index.js";
+import { isAdapted, isMpoModel, isUnfrozen } from "../../methods/index.js";
 import type { MemoryPlan } from "../../training/index.js";
 import { formatBytes, table, type Ui } from "../ui.js";
 import { planRun } from "./memory.js";
@@ -37,6 +37,7 @@ export function dryRun(config: RunConfig, prepared: Prepared, ui: Ui): void {
 
 function trainedPlaces({ model }: Prepared): string[] {
   if (isUnfrozen(model)) return [...model.unfrozen.keys()];
+  if (isMpoModel(model)) return model.chains.groups.flatMap(({ maps }) => maps.map(({ path }) => path));
   if (!isAdapted(model)) return [];
   return [...model.adapters.values()].flatMap(({ sites, saved, tokens }) => [
     ...sites.keys(),

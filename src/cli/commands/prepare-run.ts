@@ -7,6 +7,7 @@ import {
   fingerprint,
   fingerprintHash,
   isAdapted,
+  isMpoModel,
   isUnfrozen,
   methodNamed,
   setActive,
@@ -263,7 +264,7 @@ async function scoresOf(base: CausalLm, name: string, config: RunConfig) {
 /** The model as it was before: without its adapters, or with the weights it started from. */
 function referenceOf(model: CausalLm): CausalLm | undefined {
   if (isAdapted(model)) return setActive(model, []);
-  return isUnfrozen(model) ? (model.base as CausalLm) : undefined;
+  return isUnfrozen(model) || isMpoModel(model) ? (model.base as CausalLm) : undefined;
 }
 
 /** What the two kinds of runs have found out. */
@@ -290,7 +291,14 @@ export function finish(config: RunConfig, ui: Ui, found: Found): Prepared {
       ["steps", `${steps} of ${batchSize * accumulate} rows`],
     ]),
   );
-  return { ...rest, steps, stepsPerEpoch, optimizer: optimizerOf(config, steps, rest.model) };
+  const { model } = rest;
+  if (isMpoModel(model) && model.chains.startError > 1e-4) {
+    const missing = (100 * model.chains.startError).toFixed(1);
+    ui.note(
+      `the shared chains miss ${missing} % of the weights: training does not start at the base (--groups)`,
+    );
+  }
+  return { ...rest, steps, stepsPerEpoch, optimizer: optimizerOf(config, steps, model) };
 }
 
 /** An option that would do nothing is a mistake. Throws `config-invalid`. */

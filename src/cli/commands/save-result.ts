@@ -3,7 +3,10 @@ import {
   formatReceipt,
   freeze,
   isAdapted,
+  isMpoModel,
   isUnfrozen,
+  type MpoModel,
+  mpoMerge,
   saveAdapter,
   type Unfrozen,
 } from "../../methods/index.js";
@@ -27,6 +30,7 @@ export async function saveResult(model: Model, folder: string, ui: Ui): Promise<
     ui.say(text);
     return { kind: "adapter", receipt, text };
   }
+  if (isMpoModel(model)) return saveChains(model, folder, ui);
   if (!isUnfrozen(model)) throw new TunesmithError("adapter-invalid", "the method left nothing to save");
   const files = await saveWhole(freeze(model), folder);
   const change = await changeOf(model);
@@ -38,6 +42,21 @@ export async function saveResult(model: Model, folder: string, ui: Ui): Promise<
   ui.say(text);
   const kind = model.architecture === "onnx" ? "onnx" : "model";
   return { kind, receipt: { action: "save", method: "full", files, ...change }, text };
+}
+
+/** A model of chains, multiplied out. */
+async function saveChains(model: MpoModel, folder: string, ui: Ui): Promise<SavedResult> {
+  const files = await saveWhole(await mpoMerge(model), folder);
+  const { numbers, denseNumbers, groups, startError } = model.chains;
+  const maps = groups.reduce((sum, group) => sum + group.maps.length, 0);
+  const text = [
+    `save '${model.architecture}' (mpo-shared): ${maps} maps with ${groups.length} central tensors, multiplied out`,
+    `  parameters  ${formatCount(numbers)} in chains, ${formatCount(denseNumbers)} as the weights that were written`,
+    `  start       ${(100 * startError).toFixed(2)} % of the base's weights were not in the chains it started from`,
+  ].join("\n");
+  ui.say(text);
+  const receipt = { action: "save", method: "mpo-shared", files, maps, numbers, denseNumbers, startError };
+  return { kind: model.architecture === "onnx" ? "onnx" : "model", receipt, text };
 }
 
 async function changeOf({ base, unfrozen }: Unfrozen) {
