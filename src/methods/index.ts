@@ -131,14 +131,6 @@ export {
   mpoMerge,
   mpoModel,
 } from "./mpo/model.js";
-export type { MpoGroup } from "./mpo/group.js";
-export {
-  isMpoModel,
-  type MpoModel,
-  type MpoModelConfig,
-  mpoMerge,
-  mpoModel,
-} from "./mpo/model.js";
 export { type MpoConfig, mpo, mpoMethod } from "./mpo/mpo.js";
 export { type Ia3Config, ia3, ia3Method } from "./multiplicative/ia3.js";
 export { type RoadConfig, road, roadMethod } from "./multiplicative/road.js";

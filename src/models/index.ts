@@ -17,7 +17,6 @@ export { type ActivationName, activations } from "./architectures/parts/layers.j
 export type { WeightInit, WeightSpec } from "./architectures/parts/weight-specs.js";
 export { type BuildOptions, causalLm } from "./causal-lm.js";
 export { loadStateDict, loadWeights, readJson, type StateDict } from "./checkpoint.js";
-export { type DeepenOptions, deepenModel } from "./deepen.js";
 export { defaultModelPath } from "./default-model.js";
 export * from "./export/index.js";
 export { inputsOf, parameterFeeds } from "./feeds.js";
