@@ -13,7 +13,7 @@ import {
 } from "../../training/index.js";
 import { adapt, adapterNamed } from "../adapt.js";
 import type { Adapted } from "../adapted.js";
-import type { Adaptation, SiteConfig } from "../method.js";
+import type { Adaptation } from "../method.js";
 import { type DifforaConfig, difforaMethod, logitOf, settled } from "./diffora.js";
 import { type ModuleTable, placeOf, selectModules } from "./diffora-table.js";
 
@@ -34,8 +34,10 @@ export interface ModuleSearchOptions<M extends Model> {
   readonly objective: (model: Adapted<M>, half: SearchHalf) => Objective | Promise<Objective>;
   /** Steps: of each kind of parameters so many. */
   readonly steps: number;
-  /** Of the updates; gates have an Adam of their own. */
+  /** Of the updates. */
   readonly optimizer: Optimizer;
+  /** Of the gates' logits. Default: Adam, as `gateLr` and `gateDecay` say. */
+  readonly gateOptimizer?: Optimizer;
   /** Batches per step of either kind. Default 1. */
   readonly accumulate?: number;
   /** Length ξ of the unrolled step of `order` 2. Default: the optimiser's learning rate. */
@@ -87,9 +89,9 @@ const GATE_FACTOR = 5;
  * }
  * ```
  */
-export async function searchModules<M extends Model, Config extends SiteConfig>(
+export async function searchModules<M extends Model>(
   base: M,
-  adaptation: Adaptation<Config>,
+  adaptation: Adaptation<DifforaConfig>,
   options: ModuleSearchOptions<M>,
 ): Promise<ModuleSearch<M>> {
   const config = candidatesOf(adaptation);
@@ -121,11 +123,10 @@ export async function searchModules<M extends Model, Config extends SiteConfig>(
   return { table, model, relaxed };
 }
 
-function candidatesOf({ method, config }: Adaptation<never> | Adaptation<SiteConfig>): DifforaConfig {
-  const own = config as unknown as DifforaConfig;
-  if (method.name === difforaMethod.name && own.selected === undefined) return own;
-  throw new TunesmithError("config-invalid", `${method.name}: there is nothing to search`, {
-    fix: "give candidates: diffora({ targets }) without `selected`",
+function candidatesOf({ config }: Adaptation<DifforaConfig>): DifforaConfig {
+  if (config.selected === undefined) return config;
+  throw new TunesmithError("config-invalid", "diffora: the modules are selected already", {
+    fix: "leave `selected` out to search, or adapt the model with it",
   });
 }
 
@@ -178,7 +179,7 @@ async function alternate<M extends Model>(search: Search<M>): Promise<void> {
     );
   const [updates, own] = [data(false), data(true)];
   const shapes = new Map(trained.map((each) => [each.name, each.tensor.shape] as const));
-  const gateOptimizer = gateAdam(config, optimizer);
+  const { gateOptimizer = gateAdam(config, optimizer) } = options;
   const [state, gateState] = [optimizer.init(updates, shapes), gateOptimizer.init(own, shapes)];
   const look: Look = (batches, stream) => looked(stepper, batches, stream);
   const [first, second] = [draws(halves.updates, seed, accumulate), draws(halves.gates, seed, accumulate)];

@@ -167,8 +167,7 @@ export const difforaMethod = {
 } satisfies Method<DifforaConfig>;
 
 /**
- * DiffoRA with a configuration: the gated updates that `searchModules` chooses among, or with `selected` what it chose, which is
- * plain LoRA at these modules unless others share updates.
+ * DiffoRA with a configuration: the gated updates that `searchModules` chooses among.
  *
  * Throws `config-invalid` naming the field.
  *
@@ -179,11 +178,11 @@ export const difforaMethod = {
  * console.log(candidates.config.split); // 0.5
  * ```
  */
-export const diffora = (
-  config: z.input<typeof schema> = {},
-): Adaptation<DifforaConfig> | Adaptation<LoraConfig> => settled(parseConfig("diffora", schema, config));
+export function diffora(config: z.input<typeof schema> = {}): Adaptation<DifforaConfig> {
+  return { method: difforaMethod, config: parseConfig("diffora", schema, config) };
+}
 
-/** A configuration as an adaptation: with modules selected, and no updates for others, LoRA at those. */
+/** A configuration as what is trained: with modules `selected`, and no updates for others, plain LoRA at those. */
 export function settled(config: DifforaConfig): Adaptation<DifforaConfig> | Adaptation<LoraConfig> {
   const { selected, unselected, rank, alpha, dropout } = config;
   if (selected === undefined || unselected === "shared") return { method: difforaMethod, config };
