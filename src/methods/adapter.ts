@@ -93,11 +93,15 @@ function transposed(data: Float32Array, rows: number, columns: number): Float32A
   return out;
 }
 
-/** Stored numbers of a site's tensor, or of a shared one, of exactly its shape; undefined for a tensor that is not stored. */
+/**
+ * Stored numbers of a site's tensor, or of a shared one, of exactly its shape; undefined for a tensor that is not stored.
+ * `made` are the site's tensors that come before it.
+ */
 export type StoredTensor = (
   site: SiteShape | undefined,
   key: string,
   spec: Omit<TensorSpec, "init">,
+  made: Readonly<Record<string, Parameter>>,
 ) => Promise<TensorNumbers | undefined>;
 
 export interface CreateOptions {
@@ -177,7 +181,7 @@ async function siteTensors(
   for (const [key, spec] of Object.entries(method.tensors(shape, config))) {
     checkSize(`${site.path}: ${key}`, spec.shape);
     const data =
-      (await options.stored?.(shape, key, spec)) ??
+      (await options.stored?.(shape, key, spec, tensors)) ??
       (await spec.init(initContext(site, key, once, options, method.name)));
     tensors[key] = parameter(
       `${options.name}/${site.path}.${key}`,
@@ -202,7 +206,7 @@ async function sharedTensors(
   for (const [key, spec] of Object.entries(method.shared?.(sites, config) ?? {})) {
     checkSize(key, spec.shape);
     const data =
-      (await stored?.(undefined, key, spec)) ??
+      (await stored?.(undefined, key, spec, {})) ??
       (await spec.init({ sites, seed, once, weight, ...randomNumbers(seed, "shared", key) }));
     tensors[key] = parameter(`${name}/${key}`, spec.shape, data, spec.trainable, spec.dtype);
   }
@@ -300,6 +304,7 @@ function initContext(
     ...randomNumbers(seed, site.path, key),
     shared: (name) => shared[name]?.tensor.data as TensorNumbers | undefined,
     weight: () => orientedWeight(site),
+    bias: async () => site.bias && toFloat32(await frozenTensor(site.bias)),
     original: async () => {
       const whole = floats?.get(site.path);
       return whole && orientedWeight(whole);

@@ -57,6 +57,7 @@ const OPTIONS: Readonly<Record<string, Readonly<Record<string, unknown>>>> = {
   osf: { keptRank: 12 },
   "deft-projection": { rank: 3, alpha: 6 },
   frod: { sparseRate: 0.05 },
+  adamss: { rank: 6, subspaces: 3, subspaceRank: 2 },
 };
 
 /** Methods that start near the base only, and how near. */

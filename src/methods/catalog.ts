@@ -1,4 +1,5 @@
 import { adaloraMethod } from "./lowrank/adalora.js";
+import { adamssMethod } from "./lowrank/adamss.js";
 import { deftProjectionMethod } from "./lowrank/deft-projection.js";
 import { deloraMethod } from "./lowrank/delora.js";
 import { difforaMethod } from "./lowrank/diffora.js";
@@ -101,6 +102,7 @@ const methods = [
   osfMethod,
   deftProjectionMethod,
   frodMethod,
+  adamssMethod,
 ] as unknown as readonly Method<SiteConfig>[];
 
 /** MAP over those of them that add to the weight. */

@@ -131,6 +131,7 @@ const CASES: readonly Case[] = [
   ["deft-projection", { rank: 5, projection: "qr", removeOnly: true }, 5 * out],
   ["frod", { sparseRate: 0.05 }, inn + 51],
   ["frod", { sparseRate: 1e-6 }, inn + 1],
+  ["adamss", { rank: 20, subspaces: 4, subspaceRank: 2 }, 4 * 2 * 20 + 2 * out],
   ["lokr", { rank: 2, decomposeBoth: true }, 2 * (6 + 4) + 2 * (8 + 8)],
 ];
 

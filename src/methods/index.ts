@@ -40,6 +40,7 @@ export {
   unfreeze,
 } from "./full.js";
 export { type AdaloraConfig, adalora, adaloraMethod } from "./lowrank/adalora.js";
+export { type AdamssConfig, adamss, adamssMethod } from "./lowrank/adamss.js";
 export {
   type DeftProjectionConfig,
   deftProjection,

@@ -34,6 +34,8 @@ export interface InitContext {
   uniform(count: number, low: number, high: number): Float32Array;
   /** The base weight, `[out, in]` row-major float32 (an embedding: `[width, rows]`). */
   weight(): Promise<Float32Array>;
+  /** The base bias `[out]`, if the map has one. */
+  bias?(): Promise<Float32Array | undefined>;
   /** On a model that `quantizeModel` made, the weight as it was before; undefined on others. */
   original?(): Promise<Float32Array | undefined>;
   /** A tensor of this adapter that all sites read, by its name in `shared`: those are made first. */

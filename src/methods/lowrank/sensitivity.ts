@@ -18,7 +18,17 @@ export function addGradients(
   sites: readonly HookSite[],
   found: ReadonlyMap<string, Float32Array>,
 ): void {
-  for (const name of sites.flatMap((site) => PARTS.map((part) => nameOf(site, part)))) {
+  const names = sites.flatMap((site) => PARTS.map((part) => nameOf(site, part)));
+  addUp(total, names, found);
+}
+
+/** The same for tensors by name. */
+export function addUp(
+  total: Map<string, Float32Array>,
+  names: Iterable<string>,
+  found: ReadonlyMap<string, Float32Array>,
+): void {
+  for (const name of names) {
     const gradient = found.get(name);
     if (gradient) total.set(name, sum(total.get(name), gradient));
   }

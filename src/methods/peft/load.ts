@@ -97,7 +97,16 @@ export async function adapterOf(
   const { config, file } = inOwnNames(model, given.config, given.file);
   const { adaptation, mapping } = adaptationOf(config, configPath, options.methods);
   if (!options.anyBase) await checkBase(model, file);
-  const stored: StoredTensor = async (site, key, spec) => {
+  const pieces = new Set<string>();
+  const stored: StoredTensor = async (site, key, spec, made) => {
+    const piece = (suffix: string) => {
+      const name = `${PREFIX}${site?.path}.${suffix}`;
+      pieces.add(name);
+      return floatsOf(file, name);
+    };
+    const joined =
+      site && (await mapping.joined?.(key, site, { made, piece, file: file.name }, adaptation.config));
+    if (joined) return joined;
     const name = tensorName(mapping, site, key);
     if (spec.stored === false && !file.entries.has(name ?? "")) return undefined;
     const shape = (site && mapping.fileShape?.(key, site, spec.shape)) ?? spec.shape;
@@ -111,7 +120,7 @@ export async function adapterOf(
   });
   await fillRest(adapter, file);
   await checkCopies(adapter, file, mapping);
-  await checkLeftOver(adapter, file, model, mapping);
+  await checkLeftOver(adapter, file, model, mapping, pieces);
   return { adapter, warnings: [...tokenizerWarnings(model, file), ...quantizationWarnings(model, file)] };
 }
 
@@ -214,6 +223,13 @@ async function readSiteTensor(
   return toFloat32(await readTensor(entryOf(file, name, shape))).slice();
 }
 
+/** A tensor of any shape, as floats. */
+async function floatsOf(file: AdapterTensors, name: string): Promise<Tensor> {
+  const entry = file.entries.get(name);
+  if (!entry) throw missing(file, name);
+  return { dtype: "float32", shape: entry.shape, data: toFloat32(await readTensor(entry)).slice() };
+}
+
 function entryOf(file: AdapterTensors, name: string, shape: readonly number[]): Tensor | TensorRef {
   const entry = file.entries.get(name);
   if (!entry) throw missing(file, name);
@@ -280,9 +296,10 @@ async function checkLeftOver(
   file: AdapterTensors,
   model: Model,
   mapping: PeftMapping,
+  pieces: ReadonlySet<string>,
 ): Promise<void> {
   const { ignores } = mapping;
-  const used = new Set([...peftNames(adapter).values(), ...siteNames(adapter, mapping)]);
+  const used = new Set([...peftNames(adapter).values(), ...siteNames(adapter, mapping), ...pieces]);
   const paths = ignores ? [...adapter.sites.keys()].map((path) => `${PREFIX}${path}.`) : [];
   for (const name of file.entries.keys()) {
     const path = paths.find((each) => name.startsWith(each));

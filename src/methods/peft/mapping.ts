@@ -1,3 +1,4 @@
+import type { Parameter } from "../../models/index.js";
 import type { Tensor } from "../../tensor/index.js";
 import type { Adapter, AdapterSite } from "../adapter.js";
 import type { Method, SiteConfig, SiteShape, TensorNumbers } from "../method.js";
@@ -31,6 +32,20 @@ export interface PeftMapping<Config extends SiteConfig = SiteConfig> {
   toFile?(data: TensorNumbers, key: string, site: SiteShape, config: Config): TensorNumbers;
   /** Whether a file may hold a tensor of a site that says nothing, by suffix. */
   ignores?(suffix: string): boolean;
+  /**
+   * A tensor of ours that files hold in pieces, or only as the shapes of others, put together: `piece` reads one by its
+   * suffix, `made` are the site's tensors before it. Undefined: read as it is. Its counterpart is `rewritten`.
+   */
+  joined?(
+    key: string,
+    site: SiteShape,
+    from: {
+      readonly made: Readonly<Record<string, Parameter>>;
+      piece(suffix: string): Promise<Tensor>;
+      readonly file: string;
+    },
+    config: Config,
+  ): Promise<TensorNumbers | undefined>;
   /** Tensors of a site written in another form than tensor by tensor, by suffix: they replace those of the same name. */
   rewritten?(site: AdapterSite): readonly (readonly [string, Tensor])[];
 }

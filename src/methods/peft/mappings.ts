@@ -2,6 +2,7 @@ import { TunesmithError } from "../../errors/index.js";
 import { siteMethods } from "../catalog.js";
 import type { Method, SiteConfig } from "../method.js";
 import { adaloraMapping } from "./adalora.js";
+import { adamssMapping } from "./adamss.js";
 import {
   c3aMapping,
   deloraMapping,
@@ -53,6 +54,7 @@ const mappings = [
   osfMapping,
   deftProjectionMapping,
   frodMapping,
+  adamssMapping,
 ] as unknown as readonly PeftMapping[];
 
 /** Options and tensors under our own names. */

@@ -42,7 +42,7 @@ export function kMeans(a: Matrix, { start, iterations = 300, tolerance = 1e-4 }:
   start.forEach((row, k) => {
     centres.data.set(rows.data.subarray(row * a.cols, (row + 1) * a.cols), k * a.cols);
   });
-  let labels = new Int32Array(0);
+  let labels: Int32Array = new Int32Array(0);
   for (let at = 0; at < iterations; at++) {
     const before = labels;
     labels = nearest(rows, centres);
