@@ -142,6 +142,20 @@ TUNERS = {
     "poly": ("PolyConfig", dict(r=3, n_tasks=4, n_skills=3)),
     "poly-splits": ("PolyConfig", dict(r=2, n_tasks=3, n_skills=2, n_splits=4)),
 }
+# Case -> arguments of X-LoRA over three LoRA adapters of different ranks, scales and modules.
+XLORA = {
+    "xlora": dict(layerwise_scalings=True, xlora_depth=2, xlora_size=5, xlora_dropout_p=0.0, softmax_temperature=0.7),
+    "xlora-top": dict(top_k_lora=2, enable_softmax=False, enable_softmax_topk=True, global_scaling_weight=1.4,
+                      scaling_pass_value=0.3),
+    "xlora-sparse": dict(top_k_lora=1, layerwise_scalings=True),
+    # Dropout numbers the classifier's layers.
+    "xlora-deep": dict(xlora_depth=3, xlora_size=6, xlora_dropout_p=0.2),
+}
+EXPERTS = [
+    dict(r=3, lora_alpha=6, target_modules=["q_proj", "v_proj"]),
+    dict(r=2, lora_alpha=5, use_rslora=True, target_modules=["q_proj", "down_proj"]),
+    dict(r=4, lora_alpha=2, target_modules=["embed_tokens", "v_proj"], layers_to_transform=[1]),
+]
 # Arguments for gpt2, whose maps have biases and transposed weights, of tuners that do something else there.
 GPT2_TUNERS = {
     "ia3": dict(target_modules=["c_attn", "mlp.c_proj"], feedforward_modules=["mlp.c_proj"]),
@@ -164,7 +178,7 @@ SMALL = {"oft": 0.02, "oft-exact": 0.1, "oft-number": 0.1, "oft-shared": 0.02}
 
 
 # What PEFT does not merge.
-UNMERGEABLE = {"LILY", "POLY"}
+UNMERGEABLE = {"LILY", "POLY", "XLORA"}
 # The task that the rows of Poly's cases are of: a key of our own in its config, which PEFT leaves out with a warning.
 POLY_TASK = {"tunesmith_task_id": 2}
 
@@ -209,6 +223,24 @@ def loss_of(logits, input_ids):
     return F.cross_entropy(logits[:, :-1].flatten(0, 1), input_ids[:, 1:].flatten())
 
 
+def write_adapter_files(model, folder, generator):
+    """A randomised plain adapter."""
+    randomise(model, generator)
+    model.save_pretrained(folder)
+    finish_folder(folder)
+
+
+def finish_folder(folder, **more):
+    (folder / "README.md").unlink()
+    path = folder / "adapter_config.json"
+    config = json.loads(path.read_text())
+    for key in ("target_modules", "exclude_modules", "modules_to_save"):
+        if isinstance(config.get(key), list):
+            config[key] = sorted(config[key])
+    config.update(more)
+    path.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n")
+
+
 def write_adapter(model, folder, case):
     """save_pretrained; the portable PiSSA case is converted to a plain adapter of doubled rank on the original base."""
     generator = torch.Generator().manual_seed(7)
@@ -222,15 +254,7 @@ def write_adapter(model, folder, case):
             prune(model)
         options = dict(path_initial_model_for_weight_conversion=initial) if case == "pissa-portable" else {}
         model.save_pretrained(folder, **options)
-    (folder / "README.md").unlink()
-    path = folder / "adapter_config.json"
-    config = json.loads(path.read_text())
-    for key in ("target_modules", "exclude_modules", "modules_to_save"):
-        if isinstance(config.get(key), list):
-            config[key] = sorted(config[key])
-    if config["peft_type"] == "POLY":
-        config.update(POLY_TASK)
-    path.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n")
+    finish_folder(folder, **(POLY_TASK if model.peft_type == "POLY" else {}))
 
 
 def prune(model):
@@ -246,7 +270,12 @@ def prune(model):
 
 
 def expected_of(name, folder, generator):
-    model = PeftModel.from_pretrained(base_model(name), folder, is_trainable=True).eval()
+    base = base_model(name)
+    experts = {}
+    if (folder / "0").is_dir():
+        base.config.use_cache = False
+        experts["adapters"] = {str(number): str(folder / str(number)) for number in range(len(EXPERTS))}
+    model = PeftModel.from_pretrained(base, folder, is_trainable=True, **experts).eval()
     input_ids = torch.randint(0, model.config.vocab_size, (2, 12), generator=generator)
     logits = model(**given(model, input_ids)).logits
     # AdaLoRA adds its penalty to the model's own loss.
@@ -279,12 +308,44 @@ def config_of(name, case, options):
     return getattr(peft, kind)(**{"task_type": "CAUSAL_LM", "target_modules": ["q_proj", "down_proj"], **own})
 
 
+def experts_of(name, folder):
+    """The experts' folders below the adapter's own. PEFT demands that experts be called by their numbers."""
+    generator = torch.Generator().manual_seed(3)
+    for number, options in enumerate(EXPERTS):
+        model = get_peft_model(base_model(name), LoraConfig(task_type="CAUSAL_LM", **options))
+        write_adapter_files(model, folder / str(number), generator)
+    return {str(number): str(folder / str(number)) for number in range(len(EXPERTS))}
+
+
+def xlora_model(name, case, folder):
+    base = base_model(name)
+    base.config.use_cache = False
+    config = peft.XLoraConfig(task_type="CAUSAL_LM", hidden_size=base.config.hidden_size,
+                              adapters=experts_of(name, folder), **XLORA[case])
+    return get_peft_model(base, config)
+
+
+def write_xlora(model, folder):
+    """What save_pretrained means to write: it leaves out tensors with an expert's number in their names."""
+    randomise(model, torch.Generator().manual_seed(7), 0.5)
+    with tempfile.TemporaryDirectory() as saved:
+        model.save_pretrained(saved)
+        config = json.loads((Path(saved) / "adapter_config.json").read_text())
+    tensors = {key: value.detach() for key, value in model.state_dict().items() if "internal_xlora_classifier" in key}
+    save_file(tensors, folder / "adapter_model.safetensors", metadata={"format": "pt"})
+    (folder / "adapter_config.json").write_text(json.dumps(config, indent=2, sort_keys=True) + "\n")
+
+
 def make(name, case, options, seed):
     torch.manual_seed(seed)
-    model = get_peft_model(base_model(name), config_of(name, case, options)).eval()
     folder = FOLDER / f"{name}-{case}"
     folder.mkdir(parents=True, exist_ok=True)
-    write_adapter(model, folder, case)
+    if case in XLORA:
+        model = xlora_model(name, case, folder).eval()
+        write_xlora(model, folder)
+    else:
+        model = get_peft_model(base_model(name), config_of(name, case, options)).eval()
+        write_adapter(model, folder, case)
     generator = torch.Generator().manual_seed(seed)
     expected = expected_of(name, folder, generator)
     with torch.no_grad():
@@ -309,6 +370,9 @@ def main():
                 table.append(make(name, case, options, seed))
     for case in TUNERS:
         seed += 1
+        if not wanted or f"llama-{case}" in wanted:
+            table.append(make("llama", case, {}, seed))
+    for seed, case in enumerate(XLORA, 7000):
         if not wanted or f"llama-{case}" in wanted:
             table.append(make("llama", case, {}, seed))
     for seed, case in enumerate(GPT2_TUNERS, 6000):

@@ -19,6 +19,7 @@ import type { Adapter, AdapterSite } from "./adapter.js";
 import { effectiveBias, effectiveWeight, valuesOf } from "./effective.js";
 import { plainFields } from "./fields.js";
 import { combinedHooks, hooksOf } from "./hooks.js";
+import { lastHidden } from "./last-hidden.js";
 import type { SiteCall } from "./method.js";
 import { sameOperator, withSaved } from "./saved.js";
 import { asMatrix, type SiteMap, siteMap } from "./site-map.js";
@@ -59,9 +60,20 @@ export function adaptedModel<M extends Model>(
     adapters,
     active,
     parameters,
-    build: (inputs: Inputs) => applyAdapters(below.build(inputs), used, inputs),
+    build: (inputs: Inputs) => applyAll(below.build(inputs), used, inputs),
     trainingHooks: () => combinedHooks([below.trainingHooks?.() ?? {}, ...used.map(hooksOf)]),
   } as unknown as Adapted<M>;
+}
+
+/** Rewrites a forward pass so that the adapters act at their sites, after a first pass where some need one. */
+function applyAll<O extends Outputs>(outputs: O, adapters: readonly Adapter[], inputs: Inputs): O {
+  const asking = adapters.filter(({ adaptation }) => adaptation.method.twoPasses);
+  const [one] = asking;
+  if (!one) return applyAdapters(outputs, adapters, inputs);
+  const first = applyAdapters(outputs, asking, { ...inputs, training: false });
+  const hidden = ops.stopGradient(lastHidden(first, one.adaptation.method.name));
+  const second = applyAdapters(outputs, adapters, inputs, hidden);
+  return "present" in second ? { ...second, present: [] } : second;
 }
 
 /** An adapter in one forward pass: what its sites hand on, add to the loss, and count. */
@@ -72,13 +84,15 @@ interface Pass {
   readonly memory: Map<string, Value>;
   readonly losses: Value[];
   readonly tallies: Map<string, Value>;
+  readonly hidden: Value | undefined;
 }
 
-/** Rewrites a forward pass so that the adapters act at their sites. */
-export function applyAdapters<O extends Outputs>(
+/** One pass with the adapters at their sites; `hidden` is what a pass before it gave. */
+function applyAdapters<O extends Outputs>(
   outputs: O,
   adapters: readonly Adapter[],
   inputs: Inputs,
+  hidden?: Value,
 ): O {
   const saved = new Map(
     adapters.flatMap((adapter) =>
@@ -86,7 +100,7 @@ export function applyAdapters<O extends Outputs>(
     ),
   );
   const training = inputs.training === true;
-  const common = { training, mask: rowMask(inputs), tallies: new Map<string, Value>() };
+  const common = { training, mask: rowMask(inputs), tallies: new Map<string, Value>(), hidden };
   const passes = adapters.map((adapter): Pass => ({ adapter, memory: new Map(), losses: [], ...common }));
   const activations = rewrittenInputs();
   const visit: Visit = (node, operands, rebuild) => {
@@ -161,7 +175,7 @@ function adaptOnce(
   y: Value,
   x: Value,
   own: AdapterSite,
-  { adapter, memory, losses, tallies, training, mask }: Pass,
+  { adapter, memory, losses, tallies, training, mask, hidden }: Pass,
   { weight, map }: { readonly weight: () => Value; readonly map: SiteMap },
   bias: Value | undefined,
 ): Value {
@@ -178,6 +192,7 @@ function adaptOnce(
     gate: adapter.gate.value,
     training,
     pass: memory,
+    hidden: adapter.adaptation.method.twoPasses ? hidden : undefined,
     dropped: (value, probability) => (training ? dropout(value, probability, key) : value),
     noise: (like, kind, part) => noise(like, kind, part === undefined ? key : `${key}/${part}`),
     addLoss: (term) => losses.push(term),

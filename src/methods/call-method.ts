@@ -24,6 +24,8 @@ export interface LoneMap {
   readonly addLoss?: SiteCall["addLoss"];
   /** Default: every row counts. */
   readonly mask?: Value;
+  /** Default: there was no first pass. */
+  readonly hidden?: Value;
   /** Receives what it counts. Default: that is dropped. */
   readonly tally?: SiteCall["tally"];
 }
@@ -64,6 +66,7 @@ export function callMethod<Config extends SiteConfig>(
     mask: map.mask,
     tally: map.tally ?? (() => {}),
     pass: new Map(),
+    hidden: map.hidden,
   };
   const direct = method.forward?.(call, config);
   if (direct) return direct;

@@ -7,8 +7,8 @@ import { evaluate } from "../runtime/index.js";
 import { rng } from "../runtime/random/index.js";
 import { openSafetensors, type Tensor, tensor } from "../tensor/index.js";
 import { nextToken, stepGraph } from "../training/index.js";
-import { callMethod, loadAdapter, lora } from "./index.js";
 import type { Adapter } from "./adapter.js";
+import { callMethod, loadAdapter, lora } from "./index.js";
 import type { SiteShape } from "./method.js";
 import { mappingOf } from "./peft/mappings.js";
 import { PREFIX, peftNames } from "./peft/names.js";
@@ -70,8 +70,8 @@ function gradientPieces({ sites, adaptation }: Adapter, results: Readonly<Record
   });
 }
 
-/** PVeRA samples in training; the reference was run in evaluation mode, where it takes the mean. */
-const SAMPLED = new Set(["llama-pvera"]);
+/** What training samples, PVeRA's code and dropout in X-LoRA's classifier; the reference was run in evaluation mode. */
+const SAMPLED = new Set(["llama-pvera", "llama-xlora-deep"]);
 
 describe.each(cases.filter((name) => !SAMPLED.has(name)))("%s", (name) => {
   test("the gradients of every tensor in the file are PEFT's", async () => {

@@ -112,6 +112,8 @@ export type {
   TensorValues,
 } from "./method.js";
 export { type SmoreConfig, smore, smoreMethod } from "./mixture/smore.js";
+export { type XloraConfig, type XloraMethod, type XloraOptions, xloraOver } from "./mixture/xlora.js";
+export { type XloraSettings, xlora } from "./mixture/xlora-experts.js";
 export {
   type Mpo,
   type MpoGauge,
@@ -154,6 +156,26 @@ export { type StiefelOptions, type StiefelState, stiefelState, stiefelStep } fro
 export { type LoadAdapterOptions, loadPeft } from "./peft/load.js";
 export { savePeft } from "./peft/save.js";
 export { type AlphaTuningConfig, alphaTuning, alphaTuningMethod } from "./quantised/alphatuning.js";
+export {
+  type Allocation,
+  type AllocationItem,
+  allocateBits,
+} from "./quantised/bit-allocation.js";
+export {
+  type LqDecomposition,
+  type LqFactors,
+  type LqOptions,
+  lqDecompose,
+} from "./quantised/lq-decomposition.js";
+export {
+  type LqAdapted,
+  type LqLoraConfig,
+  type LqReport,
+  type LqSite,
+  lqLora,
+  lqLoraMethod,
+} from "./quantised/lq-lora.js";
+export { type LqPlanOptions, type LqWeight, lqCandidates, lqPlan } from "./quantised/lq-plan.js";
 export {
   buildSketch,
   readSketch,

@@ -105,6 +105,11 @@ export interface SiteCall {
   readonly mask: Value | undefined;
   /** Numbers that add up over data, for whoever wants to see them (`talliesOf`): how many rows went where. */
   tally(name: string, sums: Value): void;
+  /**
+   * Of a method that lays two passes: the last hidden state `[tokens, width]` that the first gave, held constant; undefined in
+   * that first pass, and for other methods.
+   */
+  readonly hidden: Value | undefined;
   /** What this adapter's sites hand to later ones in the same forward pass. */
   readonly pass: Map<string, Value>;
 }
@@ -226,6 +231,11 @@ export interface Method<Config extends SiteConfig> {
    * weight.
    */
   forward?(call: SiteCall, config: Config): Value | undefined;
+  /**
+   * Whether it needs a first pass over the same rows, for `hidden`. That pass has the adapters alone that ask for it; where
+   * `forward` gives `y` in it, it is the base's own. Keys and values of two passes are not kept: texts are decoded without a cache.
+   */
+  readonly twoPasses?: boolean;
   /** Scalar added to the loss of every update: a regulariser over the tensors of all sites. */
   penalty?(sites: readonly SiteTensors[], config: Config): Value | undefined;
   /** What it does between the steps of a run. */

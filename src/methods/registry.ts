@@ -5,8 +5,13 @@ import { type AdaptOptions, adapt } from "./adapt.js";
 import { type Sized, withinBudget } from "./budget.js";
 import { siteMethods } from "./catalog.js";
 import { unfreeze } from "./full.js";
-import type { Method, SiteConfig, Statistic } from "./method.js";
+import { type DifforaConfig, difforaMethod, settled } from "./lowrank/diffora.js";
+import { type ModuleSearch, type ModuleSearchOptions, searchModules } from "./lowrank/diffora-search.js";
+import type { Adaptation, Method, SiteConfig, Statistic } from "./method.js";
+import { xloraOver, xloraSchema } from "./mixture/xlora.js";
+import { xlora } from "./mixture/xlora-experts.js";
 import { mpoModel, mpoModelSchema } from "./mpo/model.js";
+import { lqLora, lqLoraMethod } from "./quantised/lq-lora.js";
 import { ltSftFolderSchema, ltSftOfFolder } from "./sparse/lt-sft.js";
 import { selekt, selektSchema } from "./sparse/selekt.js";
 
@@ -26,8 +31,25 @@ export interface MethodEntry {
   needs(options: Readonly<Record<string, unknown>>): readonly Statistic[];
   /** The options with which it trains at most `budget` numbers, as near to it as it comes; see `withinBudget`. */
   within?(model: Model, options: Readonly<Record<string, unknown>>, budget: number): Sized;
+  /**
+   * What it decides by training on parts of the data before the run, if these options leave anything to decide; the model is
+   * then ready for the run, and `found` the options that `apply` makes the like of it from.
+   */
+  readonly search?: (options: Readonly<Record<string, unknown>>) => MethodSearch | undefined;
   /** Makes the model trainable by this method; `options` are checked. */
   apply<M extends Model>(model: M, options: Readonly<Record<string, unknown>>, how: AdaptOptions): Promise<M>;
+}
+
+/** The part of a method that comes before a run. */
+export interface MethodSearch {
+  /** Steps of it; default: a quarter of the run's. */
+  readonly steps: number | undefined;
+  /** Share of the data that its parameters learn from; the rest judges. */
+  readonly split: number;
+  run<M extends Model>(
+    model: M,
+    how: ModuleSearchOptions<M>,
+  ): Promise<ModuleSearch<M> & { readonly found: Readonly<Record<string, unknown>> }>;
 }
 
 /** An adapter method by its definition alone. */
@@ -46,6 +68,30 @@ const ofSites = <Config extends SiteConfig>(method: Method<Config>): MethodEntry
   within: (model, options, budget) => withinBudget(model, method, options, budget),
   apply: (model, options, how) => adapt(model, { method, config: options as Config }, how),
 });
+
+/** LoRA where its modules are known; candidates behind gates before. */
+const difforaEntry: MethodEntry = {
+  ...ofSites(difforaMethod),
+  apply: (model, options, how) => adapt(model, settled(options as DifforaConfig) as Adaptation, how),
+  search(given) {
+    const config = difforaMethod.schema.parse(given);
+    if (config.selected) return undefined;
+    return {
+      steps: config.searchSteps,
+      split: config.split,
+      async run(model, how) {
+        const result = await searchModules(model, { method: difforaMethod, config }, how);
+        return { ...result, found: { ...given, selected: result.table.selected } };
+      },
+    };
+  },
+};
+
+/** LoRA over a base that it makes itself. */
+const lqLoraEntry: MethodEntry = {
+  ...ofSites(lqLoraMethod),
+  apply: (model, options, how) => lqLora(model, options, how),
+};
 
 const full: MethodEntry = {
   name: "full",
@@ -96,13 +142,27 @@ const mpoSharedEntry: MethodEntry = {
   apply: (model, options) => mpoModel(model, options),
 };
 
+const { summary: xloraSummary, paper: xloraPaper, kinds: xloraKinds } = xloraOver([]);
+const xloraEntry: MethodEntry = {
+  name: "xlora",
+  summary: xloraSummary,
+  paper: xloraPaper,
+  kinds: xloraKinds,
+  result: "adapter",
+  options: xloraSchema,
+  needs: () => [],
+  apply: (model, options, how) => xlora(model, options as z.infer<typeof xloraSchema>, how),
+};
+
 /** Every method there is: those of catalog.ts, and what is not an adapter. */
 const entries: readonly MethodEntry[] = [
-  ...siteMethods.map(ofSites),
+  ...siteMethods.map((method) => (method.name === difforaMethod.name ? difforaEntry : ofSites(method))),
   full,
   selektEntry,
   ltSftEntry,
+  xloraEntry,
   mpoSharedEntry,
+  lqLoraEntry,
 ];
 
 /** Names of all methods. */

@@ -14,10 +14,11 @@ import {
 import { type Adapter, createAdapter, type StoredTensor } from "../adapter.js";
 import { checkFingerprint, type Fingerprint } from "../fingerprint.js";
 import type { Adaptation, Method, SiteConfig, TensorNumbers, TensorSpec } from "../method.js";
+import { OWN_BASE_KEY } from "../quantised/own-base.js";
 import { modulesIn } from "../saved.js";
 import { adaptationOf, parsePeftConfig } from "./config.js";
 import type { PeftConfig } from "./config-part.js";
-import type { PeftMapping } from "./mapping.js";
+import type { FolderParts, PeftMapping } from "./mapping.js";
 import { PREFIX, peftNames, tensorName } from "./names.js";
 import { inOwnNames } from "./spelling.js";
 
@@ -29,6 +30,8 @@ export interface LoadAdapterOptions {
   readonly anyBase?: boolean;
   /** Methods of one's own, for adapters that they wrote. */
   readonly methods?: readonly Method<SiteConfig>[];
+  /** Folders of an X-LoRA's experts, in their order. Default: those below its own folder, or else those that it names. */
+  readonly experts?: readonly string[];
 }
 
 /** Key under which the fingerprint of the base travels in the safetensors metadata. */
@@ -81,7 +84,7 @@ export async function readPeft(
   const config = parsePeftConfig(await readJson(configPath), configPath);
   const file = await openAdapterFile(folder);
   try {
-    return await adapterOf(model, { config, configPath, file }, options);
+    return await adapterOf(model, { config, configPath, file, folder }, options);
   } finally {
     await file.close();
   }
@@ -90,13 +93,21 @@ export async function readPeft(
 /** An adapter for a model out of PEFT's config and tensors. */
 export async function adapterOf(
   model: Model,
-  given: { readonly config: PeftConfig; readonly configPath: string; readonly file: AdapterTensors },
+  given: {
+    readonly config: PeftConfig;
+    readonly configPath: string;
+    readonly file: AdapterTensors;
+    /** Where it was found, for what else lies there. */
+    readonly folder?: string;
+  },
   options: LoadAdapterOptions,
 ): Promise<ReadAdapter> {
   const { configPath } = given;
   const { config, file } = inOwnNames(model, given.config, given.file);
-  const { adaptation, mapping } = adaptationOf(config, configPath, options.methods);
+  const { adaptation: own, mapping } = adaptationOf(config, configPath, options.methods);
+  const adaptation = (await mapping.completed?.(own, partsOf(model, given.folder, options))) ?? own;
   if (!options.anyBase) await checkBase(model, file);
+  checkOwnBase(model, file);
   const pieces = new Set<string>();
   const stored: StoredTensor = async (site, key, spec, made) => {
     const piece = (suffix: string) => {
@@ -123,6 +134,17 @@ export async function adapterOf(
   await checkLeftOver(adapter, file, model, mapping, pieces);
   return { adapter, warnings: [...tokenizerWarnings(model, file), ...quantizationWarnings(model, file)] };
 }
+
+/** The adapters below another's folder. */
+const partsOf = (model: Model, folder: string | undefined, options: LoadAdapterOptions): FolderParts => ({
+  model,
+  async read(n, otherwise) {
+    const below = folder === undefined ? otherwise : joinPath(folder, String(n));
+    const holds = await fileExists(joinPath(below, CONFIG_FILE));
+    const { experts, ...rest } = options;
+    return loadPeft(model, experts?.[n] ?? (holds ? below : otherwise), { ...rest, name: String(n) });
+  },
+});
 
 /** PEFT lists every usual name of a head (`classifier`, `score`), and takes the one there is. */
 function withKnownModules<A extends Adaptation<SiteConfig>>(adaptation: A, model: Model): A {
@@ -179,6 +201,19 @@ async function checkBase(model: Model, file: AdapterTensors): Promise<void> {
     `${file.name}: '${FINGERPRINT_KEY}' in its metadata is damaged`,
     {
       fix: "pass { anyBase: true } to load it without the check",
+    },
+  );
+}
+
+/** An adapter over quantised numbers of its own means nothing without them, whatever the floats are. */
+function checkOwnBase({ quantization }: Model, { metadata, name }: AdapterTensors): void {
+  const own = metadata.get(OWN_BASE_KEY);
+  if (own === undefined || own === quantization?.own) return;
+  throw new TunesmithError(
+    "wrong-base",
+    `${name} belongs to quantised weights that this model does not have`,
+    {
+      fix: "load its folder with loadAdapter on the plain model: the weights lie beside it in quantized_base.safetensors",
     },
   );
 }

@@ -1,7 +1,7 @@
-import type { Parameter } from "../../models/index.js";
+import type { Model, Parameter } from "../../models/index.js";
 import type { Tensor } from "../../tensor/index.js";
 import type { Adapter, AdapterSite } from "../adapter.js";
-import type { Method, SiteConfig, SiteShape, TensorNumbers } from "../method.js";
+import type { Adaptation, Method, SiteConfig, SiteShape, TensorNumbers } from "../method.js";
 import type { PeftConfig } from "./config-part.js";
 
 /**
@@ -46,6 +46,32 @@ export interface PeftMapping<Config extends SiteConfig = SiteConfig> {
     },
     config: Config,
   ): Promise<TensorNumbers | undefined>;
+  /** Other adapters that belong to it, by the names of their folders below its own. */
+  parts?(adapter: Adapter): ReadonlyMap<string, Adapter>;
+  /** The adaptation with the parts that its folder holds. */
+  completed?(adaptation: Adaptation<Config>, from: FolderParts): Promise<Adaptation<Config>>;
+  /**
+   * A tensor of ours that files hold in pieces, or only as the shapes of others, put together: `piece` reads one by its
+   * suffix, `made` are the site's tensors before it. Undefined: read as it is. Its counterpart is `rewritten`.
+   */
+  joined?(
+    key: string,
+    site: SiteShape,
+    from: {
+      readonly made: Readonly<Record<string, Parameter>>;
+      piece(suffix: string): Promise<Tensor>;
+      readonly file: string;
+    },
+    config: Config,
+  ): Promise<TensorNumbers | undefined>;
   /** Tensors of a site written in another form than tensor by tensor, by suffix: they replace those of the same name. */
   rewritten?(site: AdapterSite): readonly (readonly [string, Tensor])[];
+}
+
+/** Where the parts of an adapter's folder are read from. */
+export interface FolderParts {
+  /** The model they are for. */
+  readonly model: Model;
+  /** Reads the n-th: the folder that the caller gave for it, or the one of its number below the adapter's own, or `otherwise`. */
+  read(n: number, otherwise: string): Promise<Adapter>;
 }

@@ -1,6 +1,7 @@
 import { TunesmithError } from "../../errors/index.js";
 import { siteMethods } from "../catalog.js";
 import type { Method, SiteConfig } from "../method.js";
+import { lqLoraMethod } from "../quantised/lq-lora.js";
 import { adaloraMapping } from "./adalora.js";
 import { adamssMapping } from "./adamss.js";
 import {
@@ -23,6 +24,7 @@ import { OWN, ownConfig } from "./own.js";
 import { randloraMapping, vbloraMapping } from "./shared-bases.js";
 import { pveraMapping, veraMapping } from "./shared-projections.js";
 import { deftProjectionMapping, frodMapping, osfMapping } from "./subspaces.js";
+import { xloraMapping } from "./xlora.js";
 
 /** Every method whose adapters are written and read as PEFT folders. */
 const mappings = [
@@ -51,6 +53,7 @@ const mappings = [
   lilyMapping,
   peanutMapping,
   polyMapping,
+  xloraMapping,
   osfMapping,
   deftProjectionMapping,
   frodMapping,
@@ -87,7 +90,9 @@ export function mappingFor(
   const peftType = String(config.peft_type);
   const found = mappings.find((mapping) => mapping.peftType === peftType);
   if (found) return found;
-  const method = [...methods, ...siteMethods].find(({ name }) => peftType === OWN && name === config.method);
+  const method = [...methods, ...siteMethods, lqLoraMethod as unknown as Method<SiteConfig>].find(
+    ({ name }) => peftType === OWN && name === config.method,
+  );
   if (method) return ownMapping(method);
   const what = peftType === OWN ? `method '${config.method}'` : `peft_type '${peftType}'`;
   throw new TunesmithError("adapter-invalid", `${file}: ${what} is not supported`, {

@@ -3,6 +3,7 @@ import { type Model, type Parameter, probeOutputs, sitesOf } from "../../models/
 import { type Tensor, tensor, writeSafetensors } from "../../tensor/index.js";
 import type { Adapter } from "../adapter.js";
 import { fingerprint, touchedWeights } from "../fingerprint.js";
+import { OWN_BASE_KEY, saveOwnBase } from "../quantised/own-base.js";
 import { isTarget } from "../targets.js";
 import { peftConfigOf } from "./config.js";
 import { FINGERPRINT_KEY, QUANTIZATION_KEY, TOKENIZER_KEY } from "./load.js";
@@ -28,12 +29,16 @@ export async function savePeft(model: Model, adapter: Adapter, folder: string): 
     format: "pt",
     [FINGERPRINT_KEY]: JSON.stringify(prints),
     ...(model.quantization ? { [QUANTIZATION_KEY]: JSON.stringify(model.quantization.settings) } : {}),
+    ...(model.quantization?.own ? { [OWN_BASE_KEY]: model.quantization.own } : {}),
     ...(model.tokenizer ? { [TOKENIZER_KEY]: model.tokenizer.hash } : {}),
   };
   const targets = savedTargets(model, adapter);
   const config = peftConfigOf(adapter, mapping, { targets, base: model.origin ?? "", task: model.task });
   const written = inMemoryNames(model, adapter, config, tensors);
   await writeSafetensors(joinPath(folder, "adapter_model.safetensors"), written.tensors, { metadata });
+  await saveOwnBase(model, folder);
+  for (const [name, part] of mapping.parts?.(adapter) ?? [])
+    await savePeft(model, part, joinPath(folder, name));
   const sorted = Object.fromEntries(Object.entries(written.config).sort(([a], [b]) => (a < b ? -1 : 1)));
   await writeFileAtomic(joinPath(folder, "adapter_config.json"), `${JSON.stringify(sorted, null, 2)}\n`);
 }

@@ -1,0 +1,60 @@
+import type { z } from "zod";
+import type { Model } from "../../models/index.js";
+import { type AdaptOptions, adapt } from "../adapt.js";
+import { type Adapted, isAdapted } from "../adapted.js";
+import type { Adapter } from "../adapter.js";
+import { parseConfig } from "../config.js";
+import { loadPeft } from "../peft/load.js";
+import { overExperts, xloraSchema } from "./xlora.js";
+
+export interface XloraSettings extends Omit<z.input<typeof xloraSchema>, "experts"> {
+  /** Folders of LoRA adapters, or adapters that are on a model; these are copied. At least one. */
+  readonly experts: readonly (string | Adapter)[];
+}
+
+/** A copy of an adapter that is on a model: training one does not touch the other. */
+const copied = (adapter: Adapter): Adapter => ({
+  ...adapter,
+  sites: new Map(
+    [...adapter.sites].map(([path, site]) => {
+      const tensors = Object.entries(site.tensors).map(([key, entry]) => {
+        const data = (entry.tensor.data as Float32Array).slice();
+        return [key, { ...entry, tensor: { ...entry.tensor, data } }] as const;
+      });
+      return [path, { ...site, tensors: Object.fromEntries(tensors) }] as const;
+    }),
+  ),
+});
+
+/**
+ * X-LoRA (arXiv 2402.07148): LoRA adapters that were trained for this model, each for something of its own, become the experts of
+ * one adapter. For every token a classifier weighs them by what the model without them thinks of it: each forward pass is
+ * two. Only the classifier is trained, and trains on data of all the experts' kinds. It starts at random: near the mean of
+ * the experts, not as the base. It cannot be merged, and texts are generated without a key/value cache.
+ *
+ * Throws `config-invalid`, `adapter-invalid` (an expert that is no plain LoRA), `target-unsupported` for a model that does not give its
+ * last hidden state, and what reading the experts' folders throws.
+ *
+ * @example
+ * ```ts
+ * import { xlora } from "tunesmith/methods";
+ * import { loadModel } from "tunesmith/models";
+ * const model = await xlora(await loadModel("path/to/model"), { experts: ["adapters/law", "adapters/code"], layerwise: true });
+ * console.log([...model.parameters.values()].filter(({ trainable }) => trainable).length);
+ * ```
+ */
+export async function xlora<M extends Model>(
+  model: M,
+  { experts, ...options }: XloraSettings,
+  how: AdaptOptions = {},
+): Promise<Adapted<M>> {
+  const base = isAdapted(model) ? model.base : model;
+  const names = experts.map((expert) => (typeof expert === "string" ? expert : expert.name));
+  const config = parseConfig("xlora", xloraSchema, { ...options, experts: names });
+  const read = await Promise.all(
+    experts.map((expert, at) =>
+      typeof expert === "string" ? loadPeft(base, expert, { name: String(at) }) : copied(expert),
+    ),
+  );
+  return adapt(model, overExperts(base, config, read), how);
+}
