@@ -9,6 +9,7 @@ import type { Adaptation, SiteConfig } from "./method.js";
 import { parsePeftConfig } from "./peft/config.js";
 import { adapterOf, type LoadAdapterOptions, type ReadAdapter, readPeft } from "./peft/load.js";
 import { savePeft } from "./peft/save.js";
+import { withOwnBase } from "./quantised/own-base.js";
 import { checkEffect, type Receipt, type Receipted, receiptOf } from "./receipt.js";
 
 export interface AdaptOptions {
@@ -64,12 +65,23 @@ export async function loadAdapter<M extends Model>(
   options: LoadAdapterOptions & EffectOptions & AdapterFileOptions = {},
 ): Promise<Adapted<M> & Receipted> {
   const base = isAdapted(model) ? model.base : model;
-  const { adapter, warnings } = await readAny(base, folder, options);
-  const adapted = withAdapter(model, adapter);
+  const own = await withOwnBase(base, folder);
+  if (own !== base && isAdapted(model)) throw belowOthers(folder);
+  const { adapter, warnings } = await readAny(own, folder, options);
+  const adapted = withAdapter(own === base ? model : own, adapter);
   const receipt = await receiptOf(adapted, { adapter: adapter.name, action: "load", warnings });
   if (!options.allowNoEffect) checkEffect(receipt);
   return Object.assign({}, adapted, { receipt });
 }
+
+const belowOthers = (folder: string) =>
+  new TunesmithError(
+    "wrong-base",
+    `${folder} brings quantised weights of its own, and other adapters are on the model`,
+    {
+      fix: "load it on the plain model, and others on what comes back",
+    },
+  );
 
 /** PEFT folders are read lazily; other formats are converted in memory. */
 async function readAny(

@@ -250,7 +250,8 @@ export function assemble(parts: Omit<Adapter, "gate" | "parameters">): Adapter {
   return { ...parts, gate, parameters };
 }
 
-function chooseSites(model: Model, sites: readonly Site[], { method, config }: Adaptation): Site[] {
+/** The sites an adaptation's configuration selects. Throws `target-not-found` and `target-unsupported`. */
+export function chooseSites(model: Model, sites: readonly Site[], { method, config }: Adaptation): Site[] {
   const unique = [...new Map(sites.map((site) => [site.path, site] as const)).values()];
   const chosen = selectTargets(unique, {
     targets: config.targets ?? model.defaultTargets,
@@ -317,7 +318,7 @@ function initContext(
   };
 }
 
-const calibrationMissing = (method: string, name: Statistic) =>
+export const calibrationMissing = (method: string, name: Statistic) =>
   new TunesmithError("calibration-missing", `${method} starts from the ${name} of data, and none are given`, {
     fix: "pass adapt(..., { calibration }) what calibrate(objective, ...) collected; --calibrate on the command line",
     details: { method, statistic: name },

@@ -17,12 +17,12 @@ export { type ActivationName, activations } from "./architectures/parts/layers.j
 export type { WeightInit, WeightSpec } from "./architectures/parts/weight-specs.js";
 export { type BuildOptions, causalLm } from "./causal-lm.js";
 export { loadStateDict, loadWeights, readJson, type StateDict } from "./checkpoint.js";
+export { type DeepenOptions, deepenModel } from "./deepen.js";
 export { defaultModelPath } from "./default-model.js";
 export * from "./export/index.js";
 export { inputsOf, parameterFeeds } from "./feeds.js";
 export { type FreshHeadOptions, withClasses, withFreshHead } from "./fresh-head.js";
 export * from "./generate/index.js";
-export { type DeepenOptions, deepenModel } from "./deepen.js";
 export { type DownloadProgress, downloadModel, type HubOptions } from "./hub.js";
 export { type InitOptions, initModel } from "./init.js";
 export { findLlama2c, loadLlama2c } from "./llama2c.js";
@@ -55,9 +55,14 @@ export {
   tensorInputs,
 } from "./probe.js";
 export {
+  checkPlainBase,
+  distinctWeights,
+  pendingOf,
   type QuantizeModelOptions,
+  quantizableSites,
   quantizeModel,
   replacedProducts,
+  withQuantizedSites,
 } from "./quantize.js";
 export { mainResult, resultsOf, rewriteOutputs, valuesIn } from "./rewrite.js";
 export { rowMask, tokenMask } from "./row-mask.js";

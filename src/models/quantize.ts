@@ -3,7 +3,6 @@ import {
   describeQuantization,
   misfitOf,
   type Node,
-  type Quantization,
   type QuantizationKind,
   type QuantizationOptions,
   type QuantizedMatrix,
@@ -55,16 +54,37 @@ export async function quantizeModel<M extends Model>(
 ): Promise<M> {
   const { exclude, head = false, ...wanted } = typeof options === "string" ? { kind: options } : options;
   const settings = quantizationOf(wanted);
-  checkPlain(model);
-  const { chosen, left } = chooseSites(model, settings, { exclude, head });
-  const byWeight = new Map(chosen.map((site) => [storedOf(site.weight) as Value, site] as const));
-  const weights = [...byWeight];
-  const matrices = await quantizeMatrices(
-    weights.map(([, site]) => pendingOf(site)),
-    settings,
-  );
+  checkPlainBase(model);
+  const { chosen, left } = quantizableSites(model, {
+    exclude,
+    head,
+    misfit: (rows, columns) => misfitOf(settings, rows, columns),
+  });
+  const weights = distinctWeights(chosen);
+  const matrices = await quantizeMatrices(weights.map(pendingOf), settings);
+  return withQuantizedSites(model, chosen, matrices, { settings, left });
+}
+
+/** One site for each weight: several may read the same. */
+export const distinctWeights = (sites: readonly Site[]): Site[] => [
+  ...new Map(sites.map((site) => [storedOf(site.weight) as Value, site] as const)).values(),
+];
+
+/**
+ * The model with its sites' products over quantised weights.
+ *
+ * @param matrices One for each of `distinctWeights(chosen)`, in its order.
+ */
+export function withQuantizedSites<M extends Model>(
+  model: M,
+  chosen: readonly Site[],
+  matrices: readonly QuantizedMatrix<Value>[],
+  what: Pick<ModelQuantization, "settings" | "left" | "own">,
+): M {
   const ofWeight = new Map(
-    weights.map(([stored], at) => [stored, matrices[at] as QuantizedMatrix<Value>] as const),
+    distinctWeights(chosen).map(
+      (site, at) => [storedOf(site.weight) as Value, matrices[at] as QuantizedMatrix<Value>] as const,
+    ),
   );
   const sites = new Map(
     chosen.map(
@@ -72,7 +92,7 @@ export async function quantizeModel<M extends Model>(
     ),
   );
   const below: AnyModel = model;
-  const quantization: ModelQuantization = { settings, base: model, sites, left, ...bytesOf(matrices) };
+  const quantization: ModelQuantization = { ...what, base: model, sites, ...bytesOf(matrices) };
   const named = chosen.map(
     (site) => [site.weightName, quantizedWeight(sites.get(site.path) as QuantizedMatrix<Value>)] as const,
   );
@@ -84,7 +104,8 @@ export async function quantizeModel<M extends Model>(
   } as M;
 }
 
-function checkPlain(model: Model): void {
+/** Throws `config-invalid` for a model that is quantised already, or has parameters. */
+export function checkPlainBase(model: Model): void {
   if (model.parameters.size === 0 && !model.quantization) return;
   const what = model.quantization
     ? `is quantised already (${describeQuantization(model.quantization.settings)})`
@@ -99,10 +120,19 @@ interface Chosen {
   readonly left: ModelQuantization["left"];
 }
 
-function chooseSites(
+/** Linear maps whose weights can be quantised, and why others cannot. Throws `target-not-found` when none can. */
+export function quantizableSites(
   model: Model,
-  settings: Quantization,
-  { exclude, head }: { exclude: QuantizeModelOptions["exclude"]; head: boolean },
+  {
+    exclude,
+    head,
+    misfit,
+  }: {
+    readonly exclude: QuantizeModelOptions["exclude"];
+    readonly head: boolean;
+    /** Why a weight of this size cannot be kept, if it cannot. */
+    readonly misfit: (rows: number, columns: number) => string | undefined;
+  },
 ): Chosen {
   const sites = sitesOf(probeOutputs(model));
   const tables = new Set(
@@ -114,7 +144,7 @@ function chooseSites(
     if (site.isHead && !head) return "the output head";
     if (tables.has(storedOf(site.weight))) return "shared with an embedding";
     if (!isPlainProduct(site.node)) return "a product with factors or a turned input";
-    return misfitOf(settings, site.outFeatures, site.inFeatures);
+    return misfit(site.outFeatures, site.inFeatures);
   };
   const linear = sites.filter(({ kind }) => kind === "linear");
   const judged = linear.map((site) => ({ site, reason: reasonOf(site) }));
@@ -146,7 +176,8 @@ const isPlainProduct = (node: Node): boolean =>
   node.op === "MatMul" ||
   (attr(node, "transA", 0) === 0 && attr(node, "alpha", 1) === 1 && attr(node, "beta", 1) === 1);
 
-const pendingOf = (site: Site) => ({
+/** A site's weight as floats `[out, in]`, read when its turn comes. */
+export const pendingOf = (site: Site) => ({
   name: site.weightName,
   rows: site.outFeatures,
   columns: site.inFeatures,

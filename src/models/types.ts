@@ -133,6 +133,11 @@ export interface ModelQuantization {
   readonly sites: ReadonlyMap<string, QuantizedMatrix<Value>>;
   /** Linear maps that stayed floats, and why. */
   readonly left: readonly { readonly path: string; readonly reason: string }[];
+  /**
+   * Identity of numbers that quantising the floats again would not give (LQ-LoRA's, which depend on its factors): adapters
+   * bring them along.
+   */
+  readonly own?: string;
   /** Bytes of the weights of `sites`, as floats and as they are kept. */
   readonly floatBytes: number;
   readonly keptBytes: number;

@@ -3,7 +3,7 @@ import { constant } from "../create.js";
 import { intAttr } from "../infer/types.js";
 import * as ops from "../ops/index.js";
 import type { Node, Value } from "../types.js";
-import { floats, unsupported } from "./helpers.js";
+import { unsupported } from "./helpers.js";
 
 function bitsOf(node: Node, name: string): CodeBits {
   const bits = intAttr(node.attrs, name, 0);
@@ -11,21 +11,35 @@ function bitsOf(node: Node, name: string): CodeBits {
   throw unsupported(node, name, bits);
 }
 
-/** Codes that `packCodes` packed, each as its number of `table`: `[count]` float32. One lookup gives all codes of a byte. */
-function lookedUp(bytes: Value, count: number, bits: CodeBits, table: ArrayLike<number>): Value {
+const tables = new Map<string, Value>();
+
+/** What every byte of codes stands for, 12 bits of 3-bit codes; one constant for all weights. */
+function tableOf(bits: CodeBits, kind: "levels" | "steps"): Value {
+  const known = tables.get(`${bits} ${kind}`);
+  if (known) return known;
+  const numbers =
+    kind === "levels"
+      ? normalFloatLevels(bits)
+      : Float32Array.from({ length: 2 ** bits }, (_, at) => at / (2 ** bits - 1));
   const [width, rows] = bits === 3 ? [4, 4096] : [8 / bits, 256];
   const codeAt = (index: number, k: number) =>
     bits === 3
       ? ((index >> (2 * k)) & 3) | (((index >> (8 + k)) & 1) << 2)
       : (index >> (k * bits)) & (2 ** bits - 1);
-  const numbers = Array.from({ length: rows * width }, (_, at) =>
-    Number(table[codeAt(Math.floor(at / width), at % width)]),
+  const data = Float32Array.from(
+    { length: rows * width },
+    (_, at) => numbers[codeAt(Math.floor(at / width), at % width)] as number,
   );
-  const found = ops.gather(
-    floats([rows, width], numbers, "float32"),
-    bits === 3 ? twelve(bytes, count) : ops.cast(bytes, "int32"),
-  );
-  const length = width * Number(found.shape[0]);
+  const table = constant(tensor("float32", [rows, width], data));
+  tables.set(`${bits} ${kind}`, table);
+  return table;
+}
+
+/** Codes that `packCodes` packed, each as its number of the table: `[count]` float32. */
+function lookedUp(bytes: Value, count: number, bits: CodeBits, kind: "levels" | "steps"): Value {
+  const rows = bits === 3 ? twelve(bytes, count) : ops.cast(bytes, "int32");
+  const found = ops.gather(tableOf(bits, kind), rows);
+  const length = Number(found.shape[0]) * Number(found.shape[1]);
   const flat = ops.reshape(found, [length]);
   return length === count ? flat : ops.slice(flat, 0, 0, count);
 }
@@ -58,18 +72,12 @@ export function normalFloatWeights(
     throw unsupported(node, name, value);
   }) as [number, number, number, number];
   const blocks = (rows * columns) / block;
-  const steps = 2 ** scaleBits - 1;
-  const parts = lookedUp(
-    scaleCodes,
-    blocks,
-    scaleBits,
-    Array.from({ length: steps + 1 }, (_, at) => at / steps),
-  );
+  const parts = lookedUp(scaleCodes, blocks, scaleBits, "steps");
   const scales = ops.add(
     timesFactors(parts, ops.cast(factors as Value, "float32"), superBlock),
     offset as Value,
   );
-  const values = lookedUp(codes as Value, rows * columns, bits, normalFloatLevels(bits));
+  const values = lookedUp(codes as Value, rows * columns, bits, "levels");
   const scaled = ops.mul(ops.reshape(values, [blocks, block]), ops.unsqueeze(scales, 1));
   return ops.reshape(scaled, [rows, columns]);
 }

@@ -112,6 +112,7 @@ function gridOf(matrix: QuantizedMatrix<Tensor>): Grid {
   if (kind === "nf") {
     const layout = layoutOfNormalFloat(settings);
     const levels = normalFloatLevels(layout.bits);
+    const nearest = nearestLevel(layout.bits);
     const scales = dequantizeScales(normalFloatOf(matrix), layout, rows * columns);
     return {
       scales,
@@ -119,7 +120,7 @@ function gridOf(matrix: QuantizedMatrix<Tensor>): Grid {
       blockAt: (row, column) => Math.floor((row * columns + column) / blockSize),
       code(value, block) {
         const scale = scales[block] as number;
-        return nearestLevel(scale > 0 ? value / scale : 0, levels);
+        return nearest(scale > 0 ? value / scale : 0);
       },
       value: (code, block) => (levels[code] as number) * (scales[block] as number),
     };

@@ -2,6 +2,7 @@ export { type Requantized, requantizeMatrix } from "./grid.js";
 export {
   dequantizeMatrix,
   misfitOf,
+  normalFloatParts,
   partName,
   type QuantizedMatrix,
   quantizedProduct,
@@ -16,4 +17,4 @@ export {
   type QuantizationOptions,
   quantizationOf,
 } from "./settings.js";
-export { type PendingMatrix, quantizeMatrices } from "./store.js";
+export { type MatrixInMaking, type PendingMatrix, quantizeMatrices, storeMatrices } from "./store.js";

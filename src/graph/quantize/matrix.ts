@@ -85,17 +85,19 @@ export function quantizeMatrix(
       },
     };
   }
-  if (settings.kind === "nf") return { ...whole, parts: normalFloat(weight, settings) };
+  if (settings.kind === "nf")
+    return { ...whole, parts: normalFloatParts(quantizeNormalFloat(weight, layoutOfNormalFloat(settings))) };
   return {
     ...whole,
     parts: settings.kind === "int4" ? int4(weight, rows, columns, settings) : nf4(weight, settings),
   };
 }
 
-function normalFloat(weight: Float32Array, settings: Quantization): Record<string, Tensor> {
-  const { codes, ...scales } = quantizeNormalFloat(weight, layoutOfNormalFloat(settings));
-  return { codes: tensor("uint8", [codes.length], codes), ...normalFloatScaleParts(scales) };
-}
+/** NormalFloat as the parts of a matrix. */
+export const normalFloatParts = ({ codes, ...scales }: NormalFloatMatrix): Record<string, Tensor> => ({
+  codes: tensor("uint8", [codes.length], codes),
+  ...normalFloatScaleParts(scales),
+});
 
 /** The scales of NormalFloat as parts of a matrix. */
 export const normalFloatScaleParts = ({

@@ -25,29 +25,44 @@ type Place = Omit<TensorRef, "source">;
  *
  * @returns The weights as constants, in the order given.
  */
-export async function quantizeMatrices(
+export const quantizeMatrices = (
   pending: readonly PendingMatrix[],
   settings: Quantization,
-): Promise<QuantizedMatrix<Value>[]> {
+): Promise<QuantizedMatrix<Value>[]> =>
+  storeMatrices(
+    pending.map(({ name, rows, columns, load }) => ({
+      name,
+      make: async () => quantizeMatrix(await load(), rows, columns, settings),
+    })),
+  );
+
+/** A weight that is quantised in a way of its own when its turn comes. */
+export interface MatrixInMaking {
+  /** Name of the stored weight. */
+  readonly name: string;
+  make(): Promise<QuantizedMatrix<Tensor>>;
+}
+
+/** As `quantizeMatrices`, for weights that are quantised each in a way of its own. */
+export async function storeMatrices(pending: readonly MatrixInMaking[]): Promise<QuantizedMatrix<Value>[]> {
   if (pending.length === 0) return [];
   const path = joinPath(await tempDir("tunesmith-quant-", { untilExit: true }), "weights.bin");
-  const placed: { readonly matrix: PendingMatrix; readonly parts: readonly [string, Place][] }[] = [];
+  const placed: (Omit<QuantizedMatrix<Tensor>, "parts"> & { readonly places: readonly [string, Place][] })[] =
+    [];
   await writeFileAtomic(path, async (writer) => {
-    for (const matrix of pending) {
-      const { parts } = quantizeMatrix(await matrix.load(), matrix.rows, matrix.columns, settings);
+    for (const { name, make } of pending) {
+      const { parts, ...rest } = await make();
       const places: [string, Place][] = [];
       for (const [part, data] of Object.entries(parts))
-        places.push([part, await append(writer, partName(matrix.name, part), data)]);
-      placed.push({ matrix, parts: places });
+        places.push([part, await append(writer, partName(name, part), data)]);
+      placed.push({ ...rest, places });
     }
   });
   const source = await openFile(path);
-  return placed.map(({ matrix: { rows, columns }, parts }) => ({
-    rows,
-    columns,
-    settings,
+  return placed.map(({ places, ...rest }) => ({
+    ...rest,
     parts: Object.fromEntries(
-      parts.map(([part, place]) => [part, constant({ ...place, source }, place.name)] as const),
+      places.map(([part, place]) => [part, constant({ ...place, source }, place.name)] as const),
     ),
   }));
 }

@@ -13,6 +13,8 @@ export interface RandomizedSvdOptions {
   readonly oversampling?: number;
   /** Multiplications by `A A'` that sharpen a slowly decaying spectrum; default 2. */
   readonly powerIterations?: number;
+  /** Directions to begin with `[n, k]`, such as those of a matrix nearby; random ones follow. Default none. */
+  readonly start?: Matrix;
   /** Default 0. */
   readonly seed?: StreamKey;
   /** Who computes the products with A; default this thread, in double precision. */
@@ -48,6 +50,7 @@ export async function randomizedSvd(a: Matrix, options: RandomizedSvdOptions): P
   const backward = async (x: Matrix64): Promise<Matrix> => multiply(a, like(x), { transposeA: true });
 
   const start = rng(seed, "randomizedSvd").fillNormal(new Float64Array(a.cols * width));
+  if (options.start) begin(start, width, options.start, a.cols);
   let range = qr(await forward({ rows: a.cols, cols: width, data: start })).q;
   for (let i = 0; i < powerIterations; i++) {
     const coRange = qr(await backward(range)).q;
@@ -59,6 +62,17 @@ export async function randomizedSvd(a: Matrix, options: RandomizedSvdOptions): P
     s: inner.s.slice(0, rank),
     vt: slice(inner.vt, 0, rank),
   });
+}
+
+/** Puts given directions in the place of the first random ones. */
+function begin(start: Float64Array, width: number, { rows, cols, data }: Matrix, size: number): void {
+  if (rows !== size) {
+    throw new TunesmithError("shape-mismatch", `randomizedSvd: start has ${rows} rows, not ${size}`, {
+      fix: "give directions [n, k] of an m x n matrix",
+    });
+  }
+  for (let row = 0; row < rows; row++)
+    for (let k = 0; k < Math.min(cols, width); k++) start[row * width + k] = data[row * cols + k] as number;
 }
 
 function checkInteger(name: string, value: number, low: number, high: number): void {

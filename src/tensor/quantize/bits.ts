@@ -39,10 +39,14 @@ function put(
 
 /** The codes behind `packCodes`. */
 export function unpackCodes(bytes: Uint8Array, count: number, bits: CodeBits): Uint8Array {
-  const take = (from: number, at: number, width: number) =>
-    ((bytes[from + ((at * width) >> 3)] as number) >> ((at * width) & 7)) & (2 ** width - 1);
+  const codes = new Uint8Array(count);
+  const width = bits === 3 ? 2 : bits;
+  const mask = 2 ** width - 1;
+  for (let at = 0; at < count; at++)
+    codes[at] = ((bytes[(at * width) >> 3] as number) >> ((at * width) & 7)) & mask;
+  if (bits !== 3) return codes;
   const high = highPlane(count);
-  return Uint8Array.from({ length: count }, (_, at) =>
-    bits === 3 ? take(0, at, 2) | (take(high, at, 1) << 2) : take(0, at, bits),
-  );
+  for (let at = 0; at < count; at++)
+    codes[at] = (codes[at] as number) | ((((bytes[high + (at >> 3)] as number) >> (at & 7)) & 1) << 2);
+  return codes;
 }

@@ -21,7 +21,6 @@ export {
   quantizeNf4,
 } from "./nf4.js";
 export {
-  codesForScales,
   dequantizeNormalFloat,
   dequantizeScales,
   type NormalFloatLayout,
@@ -33,4 +32,5 @@ export {
   normalFloatStorage,
   quantizeNormalFloat,
   quantizeScales,
+  roundToNormalFloat,
 } from "./normal-float.js";

@@ -44,10 +44,11 @@ export function nearestNf4(value: number): number {
 /** Largest magnitude of each block. */
 export function blockMaxima(weight: Float32Array, blockSize: number): Float32Array {
   const maxima = new Float32Array(Math.ceil(weight.length / blockSize));
-  for (let at = 0; at < weight.length; at++) {
-    const block = Math.floor(at / blockSize);
-    const size = Math.abs(weight[at] as number);
-    if (size > (maxima[block] as number)) maxima[block] = size;
+  for (let block = 0; block < maxima.length; block++) {
+    const end = Math.min(weight.length, (block + 1) * blockSize);
+    let most = 0;
+    for (let at = block * blockSize; at < end; at++) most = Math.max(most, Math.abs(weight[at] as number));
+    maxima[block] = most;
   }
   return maxima;
 }

@@ -140,29 +140,62 @@ function scaleValues(
   });
 }
 
-/** Code of the level nearest to a value. */
-export function nearestLevel(value: number, levels: Float32Array): number {
-  let low = 0;
-  let high = levels.length - 1;
-  while (low < high) {
-    const middle = (low + high) >> 1;
-    if (value > ((levels[middle] as number) + (levels[middle + 1] as number)) / 2) low = middle + 1;
-    else high = middle;
-  }
-  return low;
+/** Where each level gives way to the next. */
+function boundsOf(levels: Float32Array): Float64Array {
+  const bounds = new Float64Array(levels.length - 1);
+  for (let at = 0; at < bounds.length; at++)
+    bounds[at] = ((levels[at] as number) + (levels[at + 1] as number)) / 2;
+  return bounds;
+}
+
+const bounds = new Map<CodeBits, Float64Array>();
+
+/** A code for each value: of the level nearest to it. */
+export function nearestLevel(bits: CodeBits): (value: number) => number {
+  const between = bounds.get(bits) ?? boundsOf(normalFloatLevels(bits));
+  bounds.set(bits, between);
+  return (value) => {
+    let low = 0;
+    let high = between.length;
+    while (low < high) {
+      const middle = (low + high) >> 1;
+      if (value > (between[middle] as number)) low = middle + 1;
+      else high = middle;
+    }
+    return low;
+  };
 }
 
 /** Codes of numbers whose blocks have these scales. */
-export function codesForScales(
+function codesForScales(
   weight: Float32Array,
   scales: Float32Array,
   { bits, blockSize }: NormalFloatLayout,
 ): Uint8Array {
+  const codes = new Uint8Array(weight.length);
+  const nearest = nearestLevel(bits);
+  for (let block = 0; block < scales.length; block++) {
+    const scale = scales[block] as number;
+    const inverse = scale > 0 ? 1 / scale : 0;
+    const end = (block + 1) * blockSize;
+    for (let at = block * blockSize; at < end; at++) codes[at] = nearest((weight[at] as number) * inverse);
+  }
+  return codes;
+}
+
+function valuesOfCodes(
+  codes: Uint8Array,
+  scales: Float32Array,
+  { bits, blockSize }: NormalFloatLayout,
+): Float32Array {
   const levels = normalFloatLevels(bits);
-  return Uint8Array.from(weight, (value, at) => {
-    const scale = scales[Math.floor(at / blockSize)] as number;
-    return nearestLevel(scale > 0 ? value / scale : 0, levels);
-  });
+  const values = new Float32Array(codes.length);
+  for (let block = 0; block < scales.length; block++) {
+    const end = (block + 1) * blockSize;
+    for (let at = block * blockSize; at < end; at++)
+      values[at] = (levels[codes[at] as number] as number) * (scales[block] as number);
+  }
+  return values;
 }
 
 /**
@@ -179,7 +212,19 @@ export function codesForScales(
  * ```
  */
 export function quantizeNormalFloat(weight: Float32Array, layout: NormalFloatLayout): NormalFloatMatrix {
-  const { blockSize, bits } = layout;
+  const { scales, codes } = coded(weight, layout);
+  const { scaleCodes, factors, offset } = scales;
+  return { scaleCodes, factors, offset, codes: packCodes(codes, layout.bits) };
+}
+
+/** The numbers that `quantizeNormalFloat` leaves of a weight, without the detour over bytes. */
+export function roundToNormalFloat(weight: Float32Array, layout: NormalFloatLayout): Float32Array {
+  const { scales, codes } = coded(weight, layout);
+  return valuesOfCodes(codes, scales.values, layout);
+}
+
+function coded(weight: Float32Array, layout: NormalFloatLayout) {
+  const { blockSize } = layout;
   if (weight.length % blockSize !== 0 || weight.length === 0) {
     throw new TunesmithError(
       "shape-mismatch",
@@ -187,8 +232,8 @@ export function quantizeNormalFloat(weight: Float32Array, layout: NormalFloatLay
       { fix: "choose another blockSize" },
     );
   }
-  const { values, ...scales } = quantizeScales(blockMaxima(weight, blockSize), layout);
-  return { ...scales, codes: packCodes(codesForScales(weight, values, layout), bits) };
+  const scales = quantizeScales(blockMaxima(weight, blockSize), layout);
+  return { scales, codes: codesForScales(weight, scales.values, layout) };
 }
 
 /** The scales of `count / blockSize` blocks as they act. */
@@ -207,11 +252,6 @@ export function dequantizeNormalFloat(
   layout: NormalFloatLayout,
   count: number,
 ): Float32Array {
-  const levels = normalFloatLevels(layout.bits);
   const scales = dequantizeScales(matrix, layout, count);
-  const codes = unpackCodes(matrix.codes, count, layout.bits);
-  return Float32Array.from(
-    codes,
-    (code, at) => (levels[code] as number) * (scales[Math.floor(at / layout.blockSize)] as number),
-  );
+  return valuesOfCodes(unpackCodes(matrix.codes, count, layout.bits), scales, layout);
 }
