@@ -33,6 +33,7 @@ const EARLY: Readonly<Record<string, object>> = {
   rosa: { maskAfter: 1 },
   uora: { every: 2, until: 1 },
   selekt: { every: 2 },
+  "lq-lora": { bits: 3, blockSize: 16, maxIters: 3 },
   "lt-sft": { tuned: FIXTURE, proportion: 0.5 },
 };
 

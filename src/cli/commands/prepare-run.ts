@@ -1,4 +1,4 @@
-import { type Layout, paddingId, type Row, splitDataset } from "../../data/index.js";
+import { type Layout, paddingId, type Row } from "../../data/index.js";
 import { TunesmithError } from "../../errors/index.js";
 import {
   applyMethod,
@@ -30,10 +30,12 @@ import {
 import type { Context } from "../command.js";
 import type { TrainConfig } from "../config/schema.js";
 import { formatCount, table, type Ui } from "../ui.js";
+import { aligned, alignmentOf } from "./align-run.js";
+import { dataName, readRows } from "./read-rows.js";
+import { type SearchReport, searched } from "./search-run.js";
 import {
   openModel,
   packingFor,
-  readData,
   rowLength,
   sessionOf,
   tokenizeOptions,
@@ -59,7 +61,12 @@ export interface Prepared {
   readonly optimizer: Optimizer;
   readonly unit: "tokens" | "examples";
   readonly data: ModelCardDataset;
+  /** What the method decided before the run, where it decides anything. */
+  readonly search?: SearchReport | undefined;
 }
+
+/** Rows of an objective, and how many of them are a batch. */
+type Part = Pick<Parameters<typeof prepareObjective>[1], "train" | "validation" | "batchSize">;
 
 /** A method's options on the model it goes on; default: those of the configuration. */
 export type OptionsFor = (base: Model, options: Record<string, unknown>) => Record<string, unknown>;
@@ -103,9 +110,10 @@ export async function prepareRun(
 async function prepareLanguage(
   base: CausalLm,
   config: RunConfig,
-  { ui, signal }: Context,
+  context: Context,
   optionsFor: OptionsFor,
 ): Promise<Prepared> {
+  const { ui, signal } = context;
   const tokenizer = tokenizerOf(base);
   const length = rowLength(base, config.length);
   const { train, validation, source } = await readRows(config, ui);
@@ -122,22 +130,31 @@ async function prepareLanguage(
     ...{ tokenizer, train, validation, batchSize, length, teacher },
     ...{ padId: paddingId(tokenizer), tokens: tokenizeOptions(config) },
   });
-  const prepare = (model: CausalLm, reference: CausalLm | undefined) =>
+  const prepare = (
+    model: CausalLm,
+    reference: CausalLm | undefined,
+    part: Part = { train, validation, batchSize },
+  ) =>
     prepareObjective(
       name,
       {
-        ...{ model, tokenizer, train, validation, batchSize, length, referenceScores },
-        ...{ teacher, teacherLogits },
+        ...{ model, tokenizer, length, referenceScores, teacher, teacherLogits, ...part },
+        balance: alignmentOf(config),
         padId: paddingId(tokenizer),
         tokens: { ...tokenizeOptions(config), onProgress },
-        packing: packingFor(base, config.packing),
+        packing: packingFor(base, config.packing ?? (config.alignment ? "none" : undefined)),
         reference: entry.needsReference ? reference : undefined,
       },
       config.objectiveOptions,
     ).finally(bar.stop);
   const calibration = await calibrationFor(config, async () => (await prepare(base, base)).objective);
   const how = { seed: config.seed, calibration };
-  const model = await applyMethod(base, config.method, optionsFor(base, methodOptions(config)), how);
+  const options = optionsFor(base, methodOptions(config));
+  const search = await searched(base, { config, options, rows: train, context }, (model, part) =>
+    prepare(model, referenceOf(model), { ...part, validation: [] }),
+  );
+  const adapted = search?.model ?? (await applyMethod(base, config.method, options, how));
+  const model = aligned(adapted, config, train);
   const prepared = await prepare(model, referenceOf(model));
   if (prepared.truncated > 0)
     ui.note(`${prepared.truncated} examples were cut or left out at ${length} tokens (--length)`);
@@ -145,11 +162,11 @@ async function prepareLanguage(
   const tokens = prepared.rowTokens.reduce((a, b) => a + b, 0);
   const { heldOutTokens, trainedTokens, truncated, lengths, examples } = prepared;
   const data = {
-    ...{ ...source, source: config.data, tokens, trainedTokens, truncated },
+    ...{ ...source, source: dataName(config), tokens, trainedTokens, truncated },
     ...(heldOutTokens > 0 ? { heldOutTokens } : {}),
   };
   return finish(config, ui, {
-    ...{ base, model, data },
+    ...{ base, model, data, search: search?.report },
     objective: prepared.objective,
     rowTokens: prepared.rowTokens,
     rows: examples,
@@ -263,7 +280,11 @@ async function scoresOf(base: CausalLm, name: string, config: RunConfig) {
 
 /** The model as it was before: without its adapters, or with the weights it started from. */
 function referenceOf(model: CausalLm): CausalLm | undefined {
-  if (isAdapted(model)) return setActive(model, []);
+  if (isAdapted(model)) {
+    // LQ-LoRA's base is half of the model it starts as.
+    const { quantization } = model.base;
+    return quantization?.own ? (quantization.base as CausalLm) : setActive(model, []);
+  }
   return isUnfrozen(model) || isMpoModel(model) ? (model.base as CausalLm) : undefined;
 }
 
@@ -319,32 +340,6 @@ function checkEvaluations({ patience, evalEvery, stopOn, validation, validationS
   throw new TunesmithError("config-invalid", "--patience counts evaluations, and there is only the last", {
     fix: "give --eval-every, the steps between evaluations",
   });
-}
-
-export interface ReadRows {
-  readonly train: readonly Row[];
-  readonly validation: readonly Row[];
-  readonly source: Pick<ModelCardDataset, "layout" | "rows" | "dropped">;
-}
-
-/** Rows to train on and rows held out. */
-export async function readRows(config: TrainConfig, ui: Ui): Promise<ReadRows> {
-  const dataset = await readData(config.data, config);
-  const { dropped, capped } = dataset.report;
-  const { guess } = dataset;
-  if (guess && guess.confidence < 1)
-    ui.note(`read as ${guess.layout}: ${guess.reason} (--layout, --fields; tunesmith data check says more)`);
-  if (dropped.length > 0)
-    ui.note(
-      `${dropped.length} rows or files were left out, such as ${dropped[0]?.row}: ${dropped[0]?.reason}`,
-    );
-  if (capped) ui.note("the folder holds more text than is read (--max-bytes)");
-  const source = { layout: dataset.layout, rows: dataset.rows.length, dropped: dropped.length };
-  if (config.validation !== undefined) {
-    return { train: dataset.rows, validation: (await readData(config.validation, config)).rows, source };
-  }
-  if (config.validationShare === 0) return { train: dataset.rows, validation: [], source };
-  return { ...splitDataset(dataset, { validation: config.validationShare, seed: config.seed }), source };
 }
 
 export const trainableCount = (model: Model): number =>

@@ -1,5 +1,5 @@
 import { z } from "zod";
-import { ADAPTER_FORMATS, methodNamed, methodNames } from "../../methods/index.js";
+import { ADAPTER_FORMATS, alignmentSchema, methodNamed, methodNames } from "../../methods/index.js";
 import { objectiveNames } from "../../training/objectives/index.js";
 import { optimizerNames, scheduleNames } from "../../training/optim/index.js";
 import { bytesField, dataField, rowsShape, tokensShape } from "./data-schema.js";
@@ -47,9 +47,9 @@ const trackingShape = {
 
 const modelField = z.string().min(1).describe("model folder, llama2.c .bin, .onnx file or hub id");
 const quantizeField = z
-  .enum(["int8", "int8-dynamic", "int4", "nf4"])
+  .enum(["int8", "int8-dynamic", "int4", "nf4", "nf"])
   .optional()
-  .describe("keep the weights of linear maps in 8 or 4 bits (quantization.md)");
+  .describe("keep the weights of linear maps in 8, 4 or, as nf, 3 bits (quantization.md)");
 const adapterShape = {
   adapter: z.string().min(1).optional().describe("folder of a PEFT adapter to put on the model"),
   anyBase: z.boolean().default(false).describe("apply the adapter although it was trained on another base"),
@@ -83,7 +83,12 @@ const taskOption = z.union([simple, z.array(z.number()), z.record(z.string(), z.
 export const trainSchema = z.strictObject({
   model: modelField,
   quantize: quantizeField,
-  data: dataField,
+  data: z
+    .union([dataField, z.array(z.string().min(1)).min(1)])
+    .meta({ several: true })
+    .describe(
+      "JSONL, JSON, CSV, TSV, Parquet or text file, a folder of files, or a dataset id of the hub; of several, each is a task",
+    ),
   method: z
     .enum(methodNames as [string, ...string[]])
     .default("lora")
@@ -164,6 +169,11 @@ export const trainSchema = z.strictObject({
   patience: count().optional().describe("stop after so many evaluations without improvement"),
   runDir: z.string().min(1).optional().describe("folder of checkpoints and metrics; default: OUT/.run"),
   resume: z.boolean().default(false).describe("continue from the newest checkpoint"),
+  alignment: alignmentSchema
+    .optional()
+    .describe(
+      'Align-LoRA: draw the tasks of the rows (field task, or a data file each) together, as JSON: {"weight": 0.2}',
+    ),
   fastForward: z
     .strictObject({
       interval: count().optional(),
