@@ -141,6 +141,8 @@ TUNERS = {
     "peanut-deep": ("PeanutConfig", dict(r=4, depth=2, act_fn="gelu")),
     "poly": ("PolyConfig", dict(r=3, n_tasks=4, n_skills=3)),
     "poly-splits": ("PolyConfig", dict(r=2, n_tasks=3, n_skills=2, n_splits=4)),
+    "ln-tuning": ("LNTuningConfig", dict(target_modules=["input_layernorm", "norm"], modules_to_save=["lm_head"])),
+    "beft": ("BeftConfig", dict(target_modules=["v_proj", "down_proj"])),
 }
 # Case -> arguments of X-LoRA over three LoRA adapters of different ranks, scales and modules.
 XLORA = {
@@ -160,6 +162,7 @@ EXPERTS = [
 GPT2_TUNERS = {
     "ia3": dict(target_modules=["c_attn", "mlp.c_proj"], feedforward_modules=["mlp.c_proj"]),
     "deft-projection-qr": dict(target_modules=["c_attn", "mlp.c_proj"], fan_in_fan_out=True),
+    "ln-tuning": dict(target_modules=["ln_1", "ln_f"], modules_to_save=None),
 }
 
 
@@ -217,6 +220,13 @@ def file_name(parameter):
     for found, stored in (("modules_to_save.default.", ""), (".default.weight", ".weight"), (".default", "")):
         parameter = parameter.replace(found, stored)
     return parameter.replace("lora_magnitude_vector.weight", "lora_magnitude_vector")
+
+
+def with_biases(model):
+    """PEFT merges BEFT into biases that are there: llama's maps get zeros."""
+    for module in model.modules():
+        if hasattr(module, "beft_bias") and module.base_layer.bias is None:
+            module.base_layer.bias = torch.nn.Parameter(torch.zeros(module.out_features))
 
 
 def loss_of(logits, input_ids):
@@ -291,6 +301,7 @@ def expected_of(name, folder, generator):
     for key in stored:
         if f"grad.{key}" not in expected:
             print(f"  {folder.name}: {key} is stored but gets no gradient")
+    with_biases(model)
     with torch.no_grad():
         if model.peft_type not in UNMERGEABLE:
             expected["merged_logits"] = model.merge_and_unload()(input_ids).logits

@@ -196,8 +196,8 @@ export const setActive = <M extends Model>(model: Adapted<M>, names: readonly st
   adaptedModel(model.base, model.adapters, names);
 
 /**
- * Sets an adapter's strength (1 is as trained): W + scale·(W' − W) at its sites. Modules trained whole and token rows
- * are not scaled. Takes effect at the next run of any graph over the model. Throws `adapter-invalid` for an unknown name.
+ * Sets an adapter's strength (1 is as trained): W + scale·(W' − W) at its sites. Modules trained whole
+ * beside the method, and token rows, are not scaled. Takes effect at the next run of any graph over the model. Throws `adapter-invalid` for an unknown name.
  */
 export function setScale(model: Adapted, name: string, scale: number): void {
   (adapterNamed(model, name).gate.tensor.data as Float32Array)[0] = scale;

@@ -21,7 +21,7 @@ import { plainFields } from "./fields.js";
 import { combinedHooks, hooksOf } from "./hooks.js";
 import { lastHidden } from "./last-hidden.js";
 import type { SiteCall } from "./method.js";
-import { sameOperator, withSaved } from "./saved.js";
+import { sameOperator, savedValues, withSaved } from "./saved.js";
 import { asMatrix, type SiteMap, siteMap } from "./site-map.js";
 import { embedTokens, scoreTokens } from "./tokens.js";
 
@@ -94,11 +94,7 @@ function applyAdapters<O extends Outputs>(
   inputs: Inputs,
   hidden?: Value,
 ): O {
-  const saved = new Map(
-    adapters.flatMap((adapter) =>
-      adapter.saved.map((entry) => [`${entry.path}/${entry.leaf}`, entry.parameter.value] as const),
-    ),
-  );
+  const saved = savedValues(adapters);
   const training = inputs.training === true;
   const common = { training, mask: rowMask(inputs), tallies: new Map<string, Value>(), hidden };
   const passes = adapters.map((adapter): Pass => ({ adapter, memory: new Map(), losses: [], ...common }));

@@ -35,7 +35,7 @@ export interface Adapter {
   readonly sites: ReadonlyMap<string, AdapterSite>;
   /** Tensors that all sites read. */
   readonly shared: Readonly<Record<string, Parameter>>;
-  /** Base tensors trained whole (modules to save, biases). */
+  /** Base tensors trained whole: those the method is about, modules to save, biases. */
   readonly saved: readonly SavedTensor[];
   /** Trained rows of the input embedding. */
   readonly tokens: readonly TokenRows[];
@@ -141,7 +141,7 @@ export async function createAdapter(
       tensors,
     });
   }
-  const saved = await savedTensors(outputs, name, adaptation.config, new Set(sites.keys()));
+  const saved = await savedTensors(outputs, name, adaptation, new Set(sites.keys()));
   const tokens = await tokenRows(all, name, adaptation.config.trainableTokens);
   return assemble({ name, adaptation, sites, shared, saved, tokens });
 }
@@ -252,6 +252,7 @@ export function assemble(parts: Omit<Adapter, "gate" | "parameters">): Adapter {
 
 /** The sites an adaptation's configuration selects. Throws `target-not-found` and `target-unsupported`. */
 export function chooseSites(model: Model, sites: readonly Site[], { method, config }: Adaptation): Site[] {
+  if (method.whole) return [];
   const unique = [...new Map(sites.map((site) => [site.path, site] as const)).values()];
   const chosen = selectTargets(unique, {
     targets: config.targets ?? model.defaultTargets,

@@ -13,6 +13,8 @@ const base = initModel(
     intermediate_size: 64,
     num_hidden_layers: 2,
     num_attention_heads: 2,
+    attention_bias: true,
+    mlp_bias: true,
   },
   { seed: 2 },
 );

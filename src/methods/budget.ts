@@ -1,12 +1,13 @@
 import type { z } from "zod";
 import { TunesmithError } from "../errors/index.js";
-import type { Model } from "../models/index.js";
+import { type Model, probeOutputs } from "../models/index.js";
 import { siteShapes } from "./adapter.js";
 import type { Adaptation, Method, SiteConfig } from "./method.js";
+import { ownTensors } from "./saved.js";
 
 /**
- * Numbers that an adaptation would train on a model, without making them: those of its sites and those they share.
- * Biases, saved modules and token rows come on top.
+ * Numbers that an adaptation would train on a model, without making them: those of its sites, those they share, and
+ * the base tensors it is about. Biases, saved modules and token rows come on top.
  *
  * @example
  * ```ts
@@ -20,14 +21,17 @@ export function trainedNumbers<Config extends SiteConfig>(
   adaptation: Adaptation<Config>,
 ): number {
   const { method, config } = adaptation;
+  const own = method.whole ? ownTensors(probeOutputs(model), adaptation as unknown as Adaptation) : [];
   const sites = siteShapes(model, adaptation as unknown as Adaptation);
   const specs = [
     ...Object.values(method.shared?.(sites, config) ?? {}),
     ...sites.flatMap((site) => Object.values(method.tensors(site, config))),
   ];
-  return specs
-    .filter(({ trainable }) => trainable)
-    .reduce((sum, { shape }) => sum + shape.reduce((product, size) => product * size, 1), 0);
+  const shapes = [
+    ...specs.flatMap(({ trainable, shape }) => (trainable ? [shape] : [])),
+    ...own.map(({ weight }) => weight.shape as readonly number[]),
+  ];
+  return shapes.reduce((sum, shape) => sum + shape.reduce((product, size) => product * size, 1), 0);
 }
 
 /** Sizes that are tried: 1, 2, 3, 4, then in steps of a quarter to a third. */

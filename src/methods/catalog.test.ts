@@ -4,7 +4,8 @@ import { join } from "node:path";
 import { describe, expect, test } from "vitest";
 import { packExamples } from "../data/index.js";
 import { type CausalLm, initModel, probeIds } from "../models/index.js";
-import { maxAbsDiff } from "../tensor/index.js";
+import { rng } from "../runtime/index.js";
+import { maxAbsDiff, type Tensor } from "../tensor/index.js";
 import { adamw, createStepper, nextToken, nextTokenBatches } from "../training/index.js";
 import { adapt } from "./adapt.js";
 import type { AdaptedLm } from "./adapted.js";
@@ -52,6 +53,8 @@ const OPTIONS: Readonly<Record<string, Readonly<Record<string, unknown>>>> = {
   lily: { rank: 4, stride: 2 },
   poly: { rank: 2, tasks: 3, skills: 2, splits: 2, taskId: 1 },
   loha: { rank: 2 },
+  "ln-tuning": { targets: ["input_layernorm", "norm"] },
+  bitfit: { targets: ["q_proj", "o_proj"] },
   lokr: { rank: 1 },
   diffora: { rank: 2, relax: "softmax" },
   osf: { keptRank: 12 },
@@ -78,9 +81,16 @@ const base = initModel(
     intermediate_size: 32,
     num_hidden_layers: 2,
     num_attention_heads: 2,
+    attention_bias: true,
   },
   { seed: 2 },
 );
+
+for (const [name, { source }] of base.weights) {
+  if (!name.endsWith(".bias") || source.kind !== "constant") continue;
+  // They start as zeros, where a factor on them would have no gradient.
+  rng(2, name).fillNormal((source.data as Tensor).data as Float32Array, 0, 0.002);
+}
 
 /** What methods that start from data are given. */
 let known: Promise<Calibration> | undefined;

@@ -50,6 +50,9 @@ import { shiraMethod } from "./sparse/shira.js";
 import { c3aMethod } from "./spectral/c3a.js";
 import { fourierftMethod } from "./spectral/fourierft.js";
 import { waveftMethod } from "./spectral/waveft.js";
+import { beftMethod } from "./whole/beft.js";
+import { bitfitMethod } from "./whole/bitfit.js";
+import { lnTuningMethod } from "./whole/ln-tuning.js";
 
 /** A new method is its file and one line here. */
 const methods = [
@@ -72,6 +75,9 @@ const methods = [
   kadaptationMethod,
   rosaMethod,
   ia3Method,
+  lnTuningMethod,
+  bitfitMethod,
+  beftMethod,
   lohaMethod,
   lokrMethod,
   adaloraMethod,

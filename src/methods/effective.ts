@@ -1,7 +1,7 @@
 import { ops, type Value } from "../graph/index.js";
 import { type Outputs, type Site, sitesOf } from "../models/index.js";
 import type { Adapter, AdapterSite } from "./adapter.js";
-import { tensorUses } from "./saved.js";
+import { savedValues, type TensorUse, tensorUses } from "./saved.js";
 import { asMatrix, asStored } from "./site-map.js";
 
 /** A base tensor that adapters change, before and after, as it lies in the file. */
@@ -54,18 +54,28 @@ export function effectiveBias(
  * values, receipts compare them with `before`.
  */
 export function changesOf(outputs: Outputs, adapters: readonly Adapter[]): TensorChange[] {
-  const saved = new Map<string, Value>();
-  for (const adapter of adapters)
-    for (const { path, leaf, parameter } of adapter.saved) saved.set(`${path}/${leaf}`, parameter.value);
+  const uses = tensorUses(outputs);
+  const saved = savedAsRead(uses, adapters);
   const sites = new Map(sitesOf(outputs).map((site) => [site.path, site] as const));
   const changes = [...sites.values()].flatMap((site) => siteChanges(site, adapters, saved));
   const known = new Set(changes.map(({ path, leaf }) => `${path}/${leaf}`));
-  for (const { path, leaf, weight } of tensorUses(outputs)) {
+  for (const { path, leaf, weight } of uses) {
     const key = `${path}/${leaf}`;
     const after = saved.get(key);
     if (after && !known.has(key)) changes.push(change(path, leaf, weight, after));
   }
   return changes;
+}
+
+/** What takes the place of base tensors, by `path/leaf`. */
+function savedAsRead(uses: readonly TensorUse[], adapters: readonly Adapter[]): Map<string, Value> {
+  const values = savedValues(adapters);
+  return new Map(
+    uses.flatMap(({ path, leaf, weight }) => {
+      const value = values.get(`${path}/${leaf}`);
+      return value ? [[`${path}/${leaf}`, value(weight)] as const] : [];
+    }),
+  );
 }
 
 const change = (path: string, leaf: string, before: Value | undefined, after: Value): TensorChange => ({
@@ -81,13 +91,14 @@ function siteChanges(
   adapters: readonly Adapter[],
   saved: ReadonlyMap<string, Value>,
 ): TensorChange[] {
-  const layers = weightLayers(site, adapters, saved.get(`${site.path}/weight`));
+  const stored = saved.get(`${site.path}/weight`);
+  const layers = weightLayers(site, adapters, stored);
   let bias = saved.get(`${site.path}/bias`) ?? site.bias;
   adapters.forEach((adapter, at) => {
     const own = adapter.sites.get(site.path);
     if (own) bias = effectiveBias(bias, () => layers.below[at] as Value, own, adapter);
   });
-  const changes = weightChange(site, layers, saved.get(`${site.path}/weight`));
+  const changes = weightChange(site, layers, stored);
   if (bias && bias !== site.bias) changes.push(change(site.path, "bias", site.bias, bias));
   return changes;
 }

@@ -97,6 +97,7 @@ export type { TensorChangeNorm } from "./measure.js";
 export { type MergeOptions, merge } from "./merge.js";
 export type {
   Adaptation,
+  BaseTensor,
   HookContext,
   HookSite,
   InitContext,
@@ -236,3 +237,6 @@ export {
   type TaskFeatures,
 } from "./task-distance.js";
 export { toLora } from "./to-lora.js";
+export { type BeftConfig, beft, beftMethod } from "./whole/beft.js";
+export { type BitfitConfig, bitfit, bitfitMethod } from "./whole/bitfit.js";
+export { type LnTuningConfig, lnTuning, lnTuningMethod } from "./whole/ln-tuning.js";

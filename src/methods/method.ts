@@ -132,6 +132,16 @@ export interface HookSite {
   oriented(gradient: Float32Array): Float32Array;
 }
 
+/** A float tensor of the base where a module reads it. */
+export interface BaseTensor {
+  /** Of the module. */
+  readonly path: string;
+  /** What it is to the module: `weight`, `bias`, `running_mean`. */
+  readonly leaf: string;
+  /** Scale or shift of a norm. */
+  readonly isNorm: boolean;
+}
+
 /** The configuration every method's sites have in common. */
 export interface SiteConfig {
   readonly targets?: TargetSelection["targets"] | undefined;
@@ -195,6 +205,11 @@ export interface Method<Config extends SiteConfig> {
   readonly paper: string;
   readonly schema: z.ZodType<Config>;
   readonly kinds: readonly Site["kind"][];
+  /**
+   * For a method about tensors of the base rather than maps, whose `kinds` are then none: what it trains as it is, in the
+   * modules that `targets` selects (default: all). Strength scales the change, and the changes of several adapters add up.
+   */
+  readonly whole?: { readonly of: string; takes(tensor: BaseTensor, config: Config): boolean };
   /** Tensors of one site. */
   tensors(site: SiteShape, config: Config): Readonly<Record<string, TensorSpec>>;
   /** Tensors of the adapter that every site reads, beside its own in `tensors` of a call; names must not clash. */

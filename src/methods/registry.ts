@@ -57,7 +57,7 @@ const ofSites = <Config extends SiteConfig>(method: Method<Config>): MethodEntry
   name: method.name,
   summary: method.summary,
   paper: method.paper,
-  kinds: method.kinds,
+  kinds: method.whole ? [method.whole.of] : method.kinds,
   result: "adapter",
   // Every method's schema is an object.
   options: method.schema as unknown as z.ZodObject,

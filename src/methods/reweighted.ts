@@ -18,11 +18,12 @@ import { sameOperator, withSaved } from "./saved.js";
  * a product that is computed in integers.
  */
 export function reweighted<M extends Model>(model: M, changes: ReadonlyMap<string, Value>): M {
+  const saved = new Map([...changes].map(([key, value]) => [key, () => value] as const));
   const visit: Visit = (node, values) => {
     const site = siteOf(node);
     const whole = site?.stored && floatProduct(site, values, changes);
     if (whole) return [whole];
-    const swapped = withSaved(node, values, changes);
+    const swapped = withSaved(node, values, saved);
     const bias = site && addedBias(site, changes);
     const inputs = bias && node.op !== "MatMul" ? withBias(swapped ?? values, bias) : swapped;
     const results = inputs && sameOperator(node, inputs);

@@ -26,7 +26,7 @@ export interface TargetSelection {
 
 export interface Candidate {
   readonly path: string;
-  readonly kind: Site["kind"];
+  readonly kind: Site["kind"] | "tensor";
   readonly isHead: boolean;
 }
 

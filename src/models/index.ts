@@ -38,7 +38,7 @@ export { type Module, type ModuleKind, modulesOf } from "./modules.js";
 export { dropout, type Noise, noise, noiseOf } from "./noise.js";
 export { loadOnnxModel } from "./onnx/tensor-model.js";
 export { loadOnnxLm } from "./onnx-lm.js";
-export { type Operand, operandsOf } from "./operands.js";
+export { isOfNorm, type Operand, operandsOf } from "./operands.js";
 export { endsWithName, matchesPath, userRegex } from "./path-rules.js";
 export {
   type AxisSizes,

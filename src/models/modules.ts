@@ -1,5 +1,5 @@
 import { type Node, reach, type Value } from "../graph/index.js";
-import { isNorm, isRecurrent, type Operand, operandsOf } from "./operands.js";
+import { isOfNorm, isRecurrent, type Operand, operandsOf } from "./operands.js";
 import { resultsOf } from "./rewrite.js";
 import { type Site, sitesOf } from "./sites.js";
 import { isForm, storedOf } from "./stored.js";
@@ -161,8 +161,7 @@ function addOperand(
 function kindOf(node: Node, leaf: string): ModuleKind {
   if (node.op === "ConvTranspose") return "conv";
   if (isRecurrent(node)) return "recurrent";
-  const isAffine = (node.op === "Mul" || node.op === "Add") && (leaf === "weight" || leaf === "bias");
-  return isNorm(node) || isAffine ? "norm" : "tensor";
+  return isOfNorm(node, leaf) ? "norm" : "tensor";
 }
 
 const FUSED = /(^|\.)(c_attn|qkv|Wqkv|query_key_value|qkv_proj|in_proj|to_qkv)$/;

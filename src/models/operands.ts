@@ -46,6 +46,10 @@ export const operatorOf = ({ op, domain }: Pick<Node, "op" | "domain">): string 
 /** Operators that normalise, with a scale and perhaps a shift. */
 export const isNorm = (node: Node): boolean => /Norm(alization)?$/.test(node.op) && node.inputs.length > 1;
 
+/** Whether a tensor that a node reads is the scale or the shift of a norm, also of one that is written out. */
+export const isOfNorm = (node: Node, leaf: string): boolean =>
+  isNorm(node) || ((node.op === "Mul" || node.op === "Add") && (leaf === "weight" || leaf === "bias"));
+
 export const isRecurrent = ({ op, domain }: Node): boolean =>
   domain === "" && (op === "LSTM" || op === "GRU" || op === "RNN");
 

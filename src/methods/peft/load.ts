@@ -19,6 +19,7 @@ import { modulesIn } from "../saved.js";
 import { adaptationOf, parsePeftConfig } from "./config.js";
 import type { PeftConfig } from "./config-part.js";
 import type { FolderParts, PeftMapping } from "./mapping.js";
+import { mappingFor } from "./mappings.js";
 import { PREFIX, peftNames, tensorName } from "./names.js";
 import { inOwnNames } from "./spelling.js";
 
@@ -103,7 +104,8 @@ export async function adapterOf(
   options: LoadAdapterOptions,
 ): Promise<ReadAdapter> {
   const { configPath } = given;
-  const { config, file } = inOwnNames(model, given.config, given.file);
+  const { method } = mappingFor(given.config, configPath, options.methods);
+  const { config, file } = inOwnNames(model, given.config, given.file, method);
   const { adaptation: own, mapping } = adaptationOf(config, configPath, options.methods);
   const adaptation = (await mapping.completed?.(own, partsOf(model, given.folder, options))) ?? own;
   if (!options.anyBase) await checkBase(model, file);

@@ -23,6 +23,8 @@ export interface PeftMapping<Config extends SiteConfig = SiteConfig> {
   config(config: Config, adapter: Adapter): Readonly<Record<string, unknown>>;
   /** Name of a site's tensor below its module's path, `lora_A.weight`; undefined for one that is not written. */
   suffix(key: string, site: SiteShape): string | undefined;
+  /** Name of a base tensor that the method is about, below its module's path. Default: its name there. */
+  wholeSuffix?(leaf: string): string;
   /** Whole name of a shared tensor, `base_model.vera_A`. Default: none is written. */
   sharedName?(key: string): string | undefined;
   /** Shape in the file, of as many numbers as ours. Default: ours; a convolution's matrices are spread over its taps. */

@@ -24,6 +24,7 @@ import { OWN, ownConfig } from "./own.js";
 import { randloraMapping, vbloraMapping } from "./shared-bases.js";
 import { pveraMapping, veraMapping } from "./shared-projections.js";
 import { deftProjectionMapping, frodMapping, osfMapping } from "./subspaces.js";
+import { beftMapping, lnTuningMapping } from "./whole.js";
 import { xloraMapping } from "./xlora.js";
 
 /** Every method whose adapters are written and read as PEFT folders. */
@@ -35,6 +36,8 @@ const mappings = [
   oftMapping,
   hraMapping,
   ia3Mapping,
+  lnTuningMapping,
+  beftMapping,
   lohaMapping,
   lokrMapping,
   adaloraMapping,

@@ -17,6 +17,11 @@ export function tensorName(
   return suffix && `${PREFIX}${site.path}.${suffix}`;
 }
 
+/** Paths of the modules that a method's targets selected. */
+export const targetPaths = ({ sites, saved }: Adapter): string[] => [
+  ...new Set([...sites.keys(), ...saved.flatMap(({ path, isOwn }) => (isOwn ? [path] : []))]),
+];
+
 /** Names in a PEFT file by parameter name; helper tensors have none. */
 export function peftNames(adapter: Adapter): Map<string, string> {
   const mapping = mappingOf(adapter.adaptation.method);
@@ -30,9 +35,10 @@ export function peftNames(adapter: Adapter): Map<string, string> {
   for (const site of adapter.sites.values())
     for (const [key, entry] of Object.entries(site.tensors))
       put(entry.name, tensorName(mapping, site.shape, key));
-  for (const { path, leaf, parameter } of adapter.saved) {
+  for (const { path, leaf, parameter, isOwn } of adapter.saved) {
     const inside = adapter.sites.has(path) ? "base_layer." : "";
-    names.set(parameter.name, `${PREFIX}${path}.${inside}${leaf}`);
+    const suffix = (isOwn ? mapping.wholeSuffix?.(leaf) : undefined) ?? `${inside}${leaf}`;
+    names.set(parameter.name, `${PREFIX}${path}.${suffix}`);
   }
   for (const { path, parameter } of adapter.tokens) {
     names.set(parameter.name, `${PREFIX}${path}.token_adapter.trainable_tokens_delta`);

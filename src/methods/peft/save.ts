@@ -9,7 +9,7 @@ import { peftConfigOf } from "./config.js";
 import { FINGERPRINT_KEY, QUANTIZATION_KEY, TOKENIZER_KEY } from "./load.js";
 import type { PeftMapping } from "./mapping.js";
 import { mappingOf } from "./mappings.js";
-import { PREFIX, peftNames, tensorName } from "./names.js";
+import { PREFIX, peftNames, targetPaths, tensorName } from "./names.js";
 import { inMemoryNames } from "./spelling.js";
 
 /**
@@ -103,13 +103,10 @@ function inFile(
  * with `layers`, which they refuse.
  */
 function savedTargets(model: Model, adapter: Adapter): string | readonly string[] {
-  const {
-    targets = model.defaultTargets,
-    exclude,
-    layers,
-    layersPattern,
-    modulesToSave,
-  } = adapter.adaptation.config;
+  const { method, config } = adapter.adaptation;
+  if (method.whole && (config.targets === undefined || typeof config.targets === "string"))
+    return targetPaths(adapter).sort();
+  const { targets = model.defaultTargets, exclude, layers, layersPattern, modulesToSave } = config;
   const isKeyword = typeof targets === "string" && targets.toLowerCase() === "all-linear";
   if (!isKeyword && (typeof targets !== "string" || layers === undefined)) return targets;
   const selection = { targets, exclude, layers, layersPattern, saved: modulesToSave };

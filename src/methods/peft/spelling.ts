@@ -1,9 +1,11 @@
-import { type Model, probeOutputs, type Site, type Spelling, sitesOf } from "../../models/index.js";
+import { type Model, probeOutputs, type Spelling, sitesOf } from "../../models/index.js";
 import type { Adapter } from "../adapter.js";
-import { isTarget, patternValue, type TargetSelection } from "../targets.js";
+import type { Method, SiteConfig } from "../method.js";
+import { tensorModules, tensorUses } from "../saved.js";
+import { type Candidate, isTarget, patternValue, type TargetSelection } from "../targets.js";
 import type { PeftConfig } from "./config-part.js";
 import type { AdapterTensors } from "./load.js";
-import { PREFIX } from "./names.js";
+import { PREFIX, targetPaths } from "./names.js";
 
 const spellingOf = (model: Model): Spelling | undefined => ("spelling" in model ? model.spelling : undefined);
 
@@ -32,13 +34,14 @@ const renamedKeys = <T>(entries: ReadonlyMap<string, T>, rename: (name: string) 
     ]),
   );
 
-const inMemory = (site: Site, { memory }: Spelling) => ({ ...site, path: memory(site.path) });
+const inMemory = (site: Candidate, { memory }: Spelling) => ({ ...site, path: memory(site.path) });
 
 /** An adapter's config and tensors by the names that the model's own files have. */
 export function inOwnNames(
   model: Model,
   config: PeftConfig,
   file: AdapterTensors,
+  method: Pick<Method<SiteConfig>, "whole">,
 ): { readonly config: PeftConfig; readonly file: AdapterTensors } {
   const spelling = spellingOf(model);
   if (!spelling) return { config, file };
@@ -52,8 +55,10 @@ export function inOwnNames(
     layersPattern: config.layers_pattern ?? undefined,
     saved: config.modules_to_save ?? [],
   };
-  const sites = sitesOf(probeOutputs(model));
-  const others = sites.filter((site) => isTarget(inMemory(site, spelling), selection));
+  const outputs = probeOutputs(model);
+  const isMeant = (module: Candidate) => isTarget(inMemory(module, spelling), selection);
+  const sites = method.whole ? tensorModules(tensorUses(outputs), outputs) : sitesOf(outputs);
+  const others = sites.filter(isMeant);
   if (others.length === 0 || sites.some((site) => isTarget(site, selection) && !others.includes(site)))
     return { config, file: own };
   const paths = others.map(({ path }) => ({ from: spelling.memory(path), to: path }));
@@ -78,7 +83,7 @@ export function inMemoryNames<T>(
 ): { readonly config: Readonly<Record<string, unknown>>; readonly tensors: ReadonlyMap<string, T> } {
   const spelling = spellingOf(model);
   if (!spelling) return { config, tensors };
-  const paths = [...adapter.sites.keys()].map((path) => ({ from: path, to: spelling.memory(path) }));
+  const paths = targetPaths(adapter).map((path) => ({ from: path, to: spelling.memory(path) }));
   const tables = PATTERNS.filter((key) => key in config).map(
     (key) => [key, writtenOut(config[key] as Patterns, paths)] as const,
   );
