@@ -26,6 +26,7 @@ const GIVEN: Readonly<Record<string, Readonly<Record<string, unknown>>>> = {
   vblora: { vectors: 8, vectorLength: 8 },
   road: { groupSize: 8 },
   gralora: { blocks: 1 },
+  adamss: { rank: 16 },
 };
 
 test("numbers are counted as they are made", async () => {

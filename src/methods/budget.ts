@@ -48,7 +48,7 @@ export interface Sized {
 
 /**
  * The options with which a method trains as many numbers as it can without going over `budget`; where even its smallest
- * size goes over, that one. A method of fixed size keeps its options. Throws what its options or targets are refused with.
+ * size goes over, that one. A rank goes no higher than the widest site. A method of fixed size keeps its options. Throws what its options or targets are refused with.
  */
 export function withinBudget<Config extends SiteConfig>(
   model: Model,
@@ -61,8 +61,10 @@ export function withinBudget<Config extends SiteConfig>(
   const bySize = sized ?? ("rank" in schema.shape ? (size: number) => ({ rank: size }) : undefined);
   const given: Sized = { options, parameters: 0 };
   if (!bySize) return { ...given, parameters: counted(model, method, options) };
+  const widest = sized ? Number.POSITIVE_INFINITY : widestSite(model, method, options);
   const found: Sized[] = [];
   for (const size of SIZES) {
+    if (size > widest) break;
     const tried = { ...options, ...bySize(size) };
     const parameters = possible(() => counted(model, method, tried));
     if (parameters === undefined) continue;
@@ -77,26 +79,36 @@ export function withinBudget<Config extends SiteConfig>(
     : found.reduce((best, each) => (each.parameters < best.parameters ? each : best));
 }
 
-const rises = (found: readonly Sized[]): boolean =>
-  found.every(({ parameters }, at) => at === 0 || parameters >= (found[at - 1]?.parameters ?? 0));
-
-function counted<Config extends SiteConfig>(
+/** The most features a site has: a rank above it adds nothing but work. */
+const widestSite = <Config extends SiteConfig>(
   model: Model,
   method: Method<Config>,
   options: Readonly<Record<string, unknown>>,
-): number {
-  const parsed = method.schema.safeParse(options);
-  if (!parsed.success) {
-    const issue = parsed.error.issues[0];
-    throw new TunesmithError(
-      "config-invalid",
-      `${method.name}: ${issue?.path.join(".")}: ${issue?.message}`,
-      {
-        fix: "correct the option",
-      },
-    );
-  }
-  return trainedNumbers(model, { method, config: parsed.data });
+): number =>
+  siteShapes(model, { method, config: parsed(method, options) } as unknown as Adaptation).reduce(
+    (widest, { inFeatures, outFeatures }) => Math.max(widest, inFeatures, outFeatures),
+    0,
+  );
+
+const rises = (found: readonly Sized[]): boolean =>
+  found.every(({ parameters }, at) => at === 0 || parameters >= (found[at - 1]?.parameters ?? 0));
+
+const counted = <Config extends SiteConfig>(
+  model: Model,
+  method: Method<Config>,
+  options: Readonly<Record<string, unknown>>,
+): number => trainedNumbers(model, { method, config: parsed(method, options) });
+
+function parsed<Config extends SiteConfig>(
+  { name, schema }: Method<Config>,
+  options: Readonly<Record<string, unknown>>,
+): Config {
+  const result = schema.safeParse(options);
+  if (result.success) return result.data;
+  const issue = result.error.issues[0];
+  throw new TunesmithError("config-invalid", `${name}: ${issue?.path.join(".")}: ${issue?.message}`, {
+    fix: "correct the option",
+  });
 }
 
 /** A size that the method refuses is none. */
