@@ -20,7 +20,7 @@ export { type Pack, type PackOptions, packExamples } from "./pack.js";
 export { type Partition, type PartitionOptions, partitionRows } from "./partition.js";
 export { type PreparedRows, type PrepareOptions, paddingId, prepareRows } from "./prepare.js";
 export * from "./readers/index.js";
-export { answerRow, labelNames, textsOf } from "./rows.js";
+export { answerRow, labelNames, tasksOf, textsOf } from "./rows.js";
 export { type Split, type SplitOptions, splitDataset } from "./split.js";
 export { openRows, type RowBatch, type RowStream, type StreamOptions } from "./stream.js";
 export { type ResolvedTemplate, readTemplate, resolveTemplate, writeTemplate } from "./template.js";

@@ -1,3 +1,4 @@
+import { TunesmithError } from "../errors/index.js";
 import type { ChatMessage } from "../models/tokenizer/index.js";
 import type { ChatRow, CompletionRow, FeedbackRow, PreferenceRow, Row, Turns } from "./types.js";
 
@@ -91,3 +92,20 @@ function turnsText(turns: Turns): string {
   }
   return text;
 }
+
+/**
+ * The task of each row. Throws `data-invalid` naming the first row that says none.
+ *
+ * @example
+ * ```ts
+ * import { tasksOf } from "tunesmith/data";
+ * console.log(tasksOf([{ kind: "text", text: "1 + 1 = 2", task: "sums" }])); // ["sums"]
+ * ```
+ */
+export const tasksOf = (rows: readonly Row[]): string[] =>
+  rows.map(({ task }, at) => {
+    if (task !== undefined) return task;
+    throw new TunesmithError("data-invalid", `row ${at + 1} does not say which task it is of`, {
+      fix: "give every row a field 'task', or a data file for each task",
+    });
+  });

@@ -28,7 +28,7 @@ export interface Split {
  * console.log(train.length, validation.length);
  * ```
  */
-export function splitDataset(dataset: Dataset, options: SplitOptions = {}): Split {
+export function splitDataset(dataset: Pick<Dataset, "name" | "rows">, options: SplitOptions = {}): Split {
   const share = options.validation ?? 0.1;
   if (!(share > 0 && share < 1)) {
     throw new TunesmithError("config-invalid", `a validation share of ${share} is not in (0, 1)`, {

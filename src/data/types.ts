@@ -90,14 +90,18 @@ export interface MediaRow {
 export type LanguageRow = TextRow | CompletionRow | ChatRow;
 
 /** One training example as it was read. `kind` tells which. */
-export type Row =
+export type Row = (
   | LanguageRow
   | PreferenceRow
   | FeedbackRow
   | ClassificationRow
   | SimilarityRow
   | TagsRow
-  | MediaRow;
+  | MediaRow
+) & {
+  /** Which task it is of, where rows of several are mixed: the field `task`. */
+  readonly task?: string;
+};
 
 /**
  * How the fields of a row are read:

@@ -200,6 +200,7 @@ export {
   applyMethod,
   describeMethod,
   type MethodEntry,
+  type MethodSearch,
   methodNamed,
   methodNames,
 } from "./registry.js";

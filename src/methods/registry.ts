@@ -46,6 +46,10 @@ export interface MethodSearch {
   readonly steps: number | undefined;
   /** Share of the data that its parameters learn from; the rest judges. */
   readonly split: number;
+  /** Samples to compute kernels of modules from (`moduleKernels`); 0 for none. */
+  readonly kernelSamples: number;
+  /** Whether the run begins with what was learnt. */
+  readonly warmStart: boolean;
   run<M extends Model>(
     model: M,
     how: ModuleSearchOptions<M>,
@@ -78,7 +82,9 @@ const difforaEntry: MethodEntry = {
     if (config.selected) return undefined;
     return {
       steps: config.searchSteps,
-      split: config.split,
+      split: config.searchSplit,
+      kernelSamples: config.kernelSamples,
+      warmStart: config.warmStart,
       async run(model, how) {
         const result = await searchModules(model, { method: difforaMethod, config }, how);
         return { ...result, found: { ...given, selected: result.table.selected } };

@@ -1,4 +1,4 @@
-import { type Layout, paddingId, type Row } from "../../data/index.js";
+import { type Layout, paddingId } from "../../data/index.js";
 import { TunesmithError } from "../../errors/index.js";
 import {
   applyMethod,
@@ -30,7 +30,7 @@ import {
 import type { Context } from "../command.js";
 import type { TrainConfig } from "../config/schema.js";
 import { formatCount, table, type Ui } from "../ui.js";
-import { aligned, alignmentOf } from "./align-run.js";
+import { aligned, balanceOf } from "./align-run.js";
 import { dataName, readRows } from "./read-rows.js";
 import { type SearchReport, searched } from "./search-run.js";
 import {
@@ -139,7 +139,7 @@ async function prepareLanguage(
       name,
       {
         ...{ model, tokenizer, length, referenceScores, teacher, teacherLogits, ...part },
-        balance: alignmentOf(config),
+        balance: balanceOf(config),
         padId: paddingId(tokenizer),
         tokens: { ...tokenizeOptions(config), onProgress },
         packing: packingFor(base, config.packing ?? (config.alignment ? "none" : undefined)),

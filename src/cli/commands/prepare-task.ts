@@ -1,10 +1,12 @@
 import type { Layout } from "../../data/index.js";
 import { type Row, readSeries } from "../../data/index.js";
-import { applyMethod, type Calibration, methodNamed } from "../../methods/index.js";
+import { TunesmithError } from "../../errors/index.js";
+import { applyMethod, methodNamed } from "../../methods/index.js";
 import type { Model, TensorModel } from "../../models/index.js";
 import { objectiveFor, type TaskOptions, textLength } from "../../training/index.js";
 import type { Context } from "../command.js";
 import { formatCount, type Ui } from "../ui.js";
+import { aligned, balanceOf } from "./align-run.js";
 import {
   calibrationFor,
   type Found,
@@ -13,8 +15,9 @@ import {
   type OptionsFor,
   type Prepared,
   type RunConfig,
-  readRows,
 } from "./prepare-run.js";
+import { dataName, oneFile, readRows } from "./read-rows.js";
+import { searched } from "./search-run.js";
 import {
   classesIn,
   classNames,
@@ -41,11 +44,22 @@ export async function prepareTask(
   const calibration = await calibrationFor(config, async () =>
     objectiveFor(base as TensorModel, { train, validation }, options),
   );
-  const model = (await withMethod(opened, base, config, ui, optionsFor, calibration)) as TensorModel;
+  const method = optionsOf(opened, base, config, ui, optionsFor);
+  const search = await searched(
+    base,
+    { config, options: method, rows: train, context },
+    async (own, part) => {
+      const objective = objectiveFor(own as TensorModel, { train: part.train }, { ...options, ...part });
+      return { objective, batchesPerEpoch: Math.ceil(Number(objective.identity.examples) / part.batchSize) };
+    },
+  );
+  const how = { seed: config.seed, calibration };
+  const adapted = search?.model ?? (await applyMethod(base, config.method, method, how));
+  const model = aligned(adapted, config, train) as TensorModel;
   const objective = objectiveFor(model, { train, validation }, options);
   const examples = Number(objective.identity.examples);
   return finish(config, ui, {
-    ...{ base, model, objective },
+    ...{ base, model, objective, search: search?.report },
     rowTokens: [],
     rows: examples,
     shape: largestBatch(model, config),
@@ -53,7 +67,7 @@ export async function prepareTask(
     batchesPerEpoch: Math.ceil(examples / config.batchSize),
     described: `${formatCount(examples)} examples (${source.layout})`,
     heldOut: validation.length > 0 ? `${formatCount(validation.length)} rows` : "nothing",
-    data: { ...source, source: config.data, tokens: 0, trainedTokens: 0, truncated: 0 },
+    data: { ...source, source: dataName(config), tokens: 0, trainedTokens: 0, truncated: 0 },
   });
 }
 
@@ -62,6 +76,7 @@ const taskOptions = (config: RunConfig, processor?: Record<string, unknown>): Ta
   batchSize: config.batchSize,
   length: config.length,
   seed: config.seed,
+  balance: balanceOf(config),
   ...(processor ? { processor } : {}),
 });
 
@@ -87,15 +102,14 @@ async function baseFor(
   return openWithHead(config.model, { task, labels, seed, quantize }, ui, signal);
 }
 
-/** The method on the model; a head that the file does not have is trained whole. */
-async function withMethod(
+/** The method's options; a head that the file does not have is trained whole. */
+function optionsOf(
   opened: Model,
   base: Model,
   config: RunConfig,
   ui: Ui,
   optionsFor: OptionsFor,
-  calibration: Calibration | undefined,
-): Promise<Model> {
+): Record<string, unknown> {
   const options = optionsFor(base, methodOptions(config));
   const fresh = base === opened ? [] : freshModules(opened, base);
   if (fresh.length > 0 && options.modulesToSave === undefined) {
@@ -103,7 +117,7 @@ async function withMethod(
     else if (config.method !== "full")
       ui.note(`the new head (${fresh.join(", ")}) is not trained by ${config.method}`);
   }
-  return applyMethod(base, config.method, options, { seed: config.seed, calibration });
+  return options;
 }
 
 async function prepareForecast(
@@ -112,7 +126,16 @@ async function prepareForecast(
   ui: Ui,
   optionsFor: OptionsFor,
 ): Promise<Prepared> {
-  const series = await readSeries(config.data);
+  const series = await readSeries(oneFile(config));
+  if (methodNamed(config.method).search?.(methodOptions(config))) {
+    throw new TunesmithError(
+      "config-invalid",
+      `${config.method} judges by rows of their own, and a series has none`,
+      {
+        fix: "name the modules: --selected, or choose another method",
+      },
+    );
+  }
   const calibration = await calibrationFor(config, async () =>
     objectiveFor(base as TensorModel, { series }, taskOptions(config)),
   );
@@ -136,7 +159,7 @@ async function prepareForecast(
     described: `${formatCount(examples)} windows over ${formatCount(steps)} steps of ${series.channels.length} channels`,
     heldOut: "the series' validation part",
     data: {
-      ...{ source: config.data, layout: "series", rows: steps, dropped: 0 },
+      ...{ source: dataName(config), layout: "series", rows: steps, dropped: 0 },
       ...{ tokens: 0, trainedTokens: 0, truncated: 0 },
     },
   };

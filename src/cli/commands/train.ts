@@ -21,6 +21,7 @@ import { stepOptions } from "./fit-options.js";
 import { fitRun } from "./memory.js";
 import { type Prepared, prepareRun, type RunConfig } from "./prepare-run.js";
 import { saveResult } from "./save-result.js";
+import { recordSearch } from "./search-run.js";
 import { recordTask } from "./task-model.js";
 
 export async function runTrain(given: RunConfig, context: Context): Promise<void> {
@@ -29,6 +30,7 @@ export async function runTrain(given: RunConfig, context: Context): Promise<void
   if (config.dryRun) return dryRun(config, prepared, context.ui);
   if (config.findLr) return findLr(config, prepared, context);
   if (methodNamed(config.method).result === "model") await checkOut(prepared.base, config.out);
+  await recordSearch(config, prepared.search, "run");
   const following = await followRun(config, prepared.steps, context);
   try {
     await tune(config, prepared, following, context, started);
@@ -60,6 +62,7 @@ async function tune(
   const { receipt, text, kind } = await saveResult(prepared.model, config.out, ui);
   if (prepared.data.layout === "chat") await recordTemplate(prepared.base, config);
   await recordTask(prepared.base, config);
+  await recordSearch(config, prepared.search, "result");
   await following.finished({ kind, before, after, data: prepared.data, receipt, receiptText: text });
   const seconds = (performance.now() - started) / 1000;
   ui.say(`wrote ${config.out} in ${formatDuration(seconds)}`);
@@ -79,6 +82,7 @@ async function tune(
     restoredStep: result.restoredStep ?? null,
     seconds,
     receipt,
+    ...(prepared.search ? { modules: prepared.search.table } : {}),
   });
 }
 

@@ -93,7 +93,10 @@ function checkTwice({ flags, set = {} }: Given): void {
 
 /** A list written as one text means the same in a file as on the command line. */
 const normal = (field: Field | undefined, value: unknown): unknown =>
-  typeof value === "string" && field?.kinds.has("string") && field.kinds.has("array of string")
+  typeof value === "string" &&
+  !field?.several &&
+  field?.kinds.has("string") &&
+  field.kinds.has("array of string")
     ? nameList(value)
     : value;
 

@@ -6,7 +6,9 @@ import { readFeedback, readPreference } from "./pairs.js";
 /** Reads a row, or says in a string why it cannot be used. */
 export function readRow(value: unknown, layout: Layout, fields: FieldNames): Row | string {
   if (!isFields(value)) return "not an object";
-  return READERS[layout](value, fields);
+  const row = READERS[layout](value, fields);
+  const { task } = value;
+  return typeof task === "string" && typeof row !== "string" ? { ...row, task } : row;
 }
 
 type Reader = (value: Fields, fields: FieldNames) => Row | string;

@@ -46,7 +46,7 @@ const schema = siteConfigSchema.extend({
     .optional()
     .describe("learning rate of the gates; default: five times that of the updates"),
   gateDecay: z.number().min(0).default(1e-3).describe("weight decay of the gates' logits"),
-  split: z
+  searchSplit: z
     .number()
     .gt(0)
     .lt(1)
@@ -57,6 +57,12 @@ const schema = siteConfigSchema.extend({
     .default("none")
     .describe("shared: modules that were not selected have one update per kind, for all layers"),
   warmStart: z.boolean().default(false).describe("begin the run with the updates of the search"),
+  kernelSamples: z
+    .number()
+    .int()
+    .min(0)
+    .default(0)
+    .describe("report the least eigenvalue of the selected modules' kernel over so many samples"),
   selected: z
     .array(z.string())
     .min(1)
@@ -175,7 +181,7 @@ export const difforaMethod = {
  * ```ts
  * import { diffora } from "tunesmith/methods";
  * const candidates = diffora({ rank: 8, perLayer: 2, targets: "all-linear" });
- * console.log(candidates.config.split); // 0.5
+ * console.log(candidates.config.searchSplit); // 0.5
  * ```
  */
 export function diffora(config: z.input<typeof schema> = {}): Adaptation<DifforaConfig> {

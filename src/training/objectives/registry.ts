@@ -2,13 +2,16 @@ import { z } from "zod";
 import { fileExists } from "#io";
 import {
   type Layout,
+  type PreparedRows,
   type PrepareOptions,
   prepareRows,
   type Row,
   type TokenizeOptions,
+  tasksOf,
 } from "../../data/index.js";
 import { TunesmithError } from "../../errors/index.js";
 import { type CausalLm, nearest, type Tokenizer } from "../../models/index.js";
+import { balancedOrder, type TaskBalance } from "../balanced-order.js";
 import { nextToken } from "../next-token.js";
 import type { Objective, StepShape } from "../objective.js";
 import { distillation, distillationOptions } from "./distillation.js";
@@ -38,6 +41,8 @@ export interface ObjectiveContext {
   readonly padId: number;
   readonly tokens: Omit<TokenizeOptions, "maxLength">;
   readonly packing?: PrepareOptions["packing"];
+  /** Batches hold equally many rows of each task; rows say which they are of. Of objectives over texts and answers. */
+  readonly balance?: Omit<TaskBalance, "tasks"> | undefined;
   /** The model as it was before its training, for objectives that stay near it. */
   readonly reference?: CausalLm | undefined;
   /** Compute the reference's scores once, before the training; with a file they are kept there. Default: in every step. */
@@ -83,14 +88,18 @@ export interface ObjectiveEntry {
 const TEXT: readonly Layout[] = ["text", "completion", "alpaca", "chat"];
 
 function packed(
-  { tokenizer, train, validation, batchSize, length, padId, tokens, packing }: ObjectiveContext,
+  { tokenizer, train, validation, batchSize, length, padId, tokens, packing, balance }: ObjectiveContext,
   make: (plan: Parameters<typeof nextToken>[1]) => Objective<CausalLm>,
 ): PreparedObjective {
   const how = { ...tokens, length, ...(packing ? { packing } : {}) };
-  const own = prepareRows(train, tokenizer, how);
+  const parts = balance && byTask(train, tokenizer, how);
+  const own = parts ?? prepareRows(train, tokenizer, how);
+  const balanced = parts && { ...balance, tasks: parts.tasks };
+  const order = balanced && balancedOrder(balanced, { batchSize, rows: own.packs.length });
   const held = validation.length > 0 ? heldOut(() => prepareRows(validation, tokenizer, how)) : undefined;
   const lengths = [...new Set([...own.lengths, ...(held?.lengths ?? [])])].sort((a, b) => a - b);
-  const objective = make({ train: own.packs, validation: held?.packs, batchSize, lengths, padId });
+  const plan = { train: own.packs, validation: held?.packs, batchSize, lengths, padId };
+  const objective = make({ ...plan, balance: balanced });
   const fits = (tokenCount: number) => own.lengths.find((size) => size >= tokenCount) ?? 0;
   const perLength = new Map<number, number>();
   for (const pack of own.packs) perLength.set(fits(pack.tokens), (perLength.get(fits(pack.tokens)) ?? 0) + 1);
@@ -99,12 +108,35 @@ function packed(
     examples: own.packs.length,
     rowTokens: own.packs.map((pack) => pack.tokens),
     lengths: own.lengths,
-    shape: { batch: batchSize, length: Math.max(...own.lengths) },
-    batchesPerEpoch: [...perLength.values()].reduce((sum, rows) => sum + Math.ceil(rows / batchSize), 0),
+    shape: { batch: order?.rows ?? batchSize, length: Math.max(...own.lengths) },
+    batchesPerEpoch:
+      order?.batchesPerEpoch ??
+      [...perLength.values()].reduce((sum, rows) => sum + Math.ceil(rows / batchSize), 0),
     trainedTokens: own.report.trainedTokens,
     heldOutTokens: held?.report.tokens ?? 0,
     truncated: own.report.truncated,
     eosMissing: own.report.eosMissing,
+  };
+}
+
+/** Rows of each task by themselves, so that no packed row is of two. */
+function byTask(rows: readonly Row[], tokenizer: Tokenizer, how: PrepareOptions) {
+  const names = tasksOf(rows);
+  const parts = [...new Set(names)].map((task) => {
+    const own = rows.filter((_, at) => names[at] === task);
+    return { task, ...prepareRows(own, tokenizer, how) };
+  });
+  const sum = (of: (report: PreparedRows["report"]) => number) =>
+    parts.reduce((total, { report }) => total + of(report), 0);
+  return {
+    packs: parts.flatMap(({ packs }) => packs),
+    tasks: parts.flatMap(({ task, packs }) => packs.map(() => task)),
+    lengths: [...new Set(parts.flatMap(({ lengths }) => lengths))].sort((a, b) => a - b),
+    report: {
+      trainedTokens: sum(({ trainedTokens }) => trainedTokens),
+      truncated: sum(({ truncated }) => truncated),
+      eosMissing: parts.some(({ report }) => report.eosMissing),
+    },
   };
 }
 
@@ -286,6 +318,11 @@ export async function prepareObjective(
     const where = [name, ...(issue?.path ?? [])].join(".");
     throw new TunesmithError("config-invalid", `${where}: ${issue?.message}`, {
       fix: `its options: ${Object.keys(entry.options.shape).join(", ") || "none"}`,
+    });
+  }
+  if (context.balance && !entry.layouts.includes("text")) {
+    throw new TunesmithError("config-invalid", `${name} does not balance tasks within its batches`, {
+      fix: "leave balance out, or train on texts and answers",
     });
   }
   if (entry.needsReference && !context.reference) {

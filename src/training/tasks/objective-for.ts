@@ -1,6 +1,7 @@
-import type { Row, Series } from "../../data/index.js";
+import { type Row, type Series, tasksOf } from "../../data/index.js";
 import { TunesmithError } from "../../errors/index.js";
 import type { TensorModel } from "../../models/index.js";
+import type { TaskBalance } from "../balanced-order.js";
 import type { PlainData } from "../exact-json.js";
 import type { Objective } from "../objective.js";
 import { type ExampleSource, type TensorLoss, tensorObjective } from "../tensor-objective.js";
@@ -47,6 +48,8 @@ export interface TaskOptions extends ClassLossOptions, MaskOptions, Augmentation
   readonly widths?: readonly number[] | undefined;
   /** Rows of a forward pass, for losses over large batches of vectors. */
   readonly forwardRows?: number | undefined;
+  /** Batches hold equally many rows of each task; rows say which they are of. Default: rows in any order. */
+  readonly balance?: Omit<TaskBalance, "tasks"> | undefined;
   /** Content of the model's preprocessor_config.json. */
   readonly processor?: Readonly<Record<string, unknown>> | undefined;
   /** Seed of masks and augmentation. Default 0. */
@@ -93,7 +96,12 @@ export function objectiveFor(
   data: TaskData,
   options: TaskOptions,
 ): Objective<TensorModel> {
-  const { batchSize, forwardRows } = options;
+  const { batchSize, forwardRows, balance } = options;
+  if ("series" in data && balance) {
+    throw new TunesmithError("config-invalid", "the windows of a series are of no task", {
+      fix: "leave balance out",
+    });
+  }
   if ("series" in data) return forecastObjective(model, data.series, options);
   const plan = planOf(model, data.train, options);
   const validation =
@@ -104,6 +112,7 @@ export function objectiveFor(
     batchSize,
     loss: plan.loss,
     forwardRows,
+    balance: balance && { ...balance, tasks: tasksOf(data.train) },
     buckets: bucketsOf(model, options),
     identity: { task: model.task, settings: settingsOf(options) },
   });
