@@ -9,6 +9,7 @@ import {
   encodeGraph,
   type Graph,
   input,
+  lowerMarkers,
   makeGraph,
   makeNode,
   op,
@@ -28,6 +29,7 @@ const CHILD = `
 const ort = require("onnxruntime-node");
 const peak = () => process.resourceUsage().maxRSS / 1024;
 (async () => {
+  const start = peak();
   const session = await ort.InferenceSession.create(process.argv[1], {
     intraOpNumThreads: 1, enableMemPattern: false, logSeverityLevel: 3,
     extra: { session: { disable_prepacking: "1", intra_op: { allow_spinning: "0" } } },
@@ -40,18 +42,18 @@ const peak = () => process.resourceUsage().maxRSS / 1024;
   }
   const before = peak();
   await session.run(feeds);
-  console.log(peak() - before);
+  console.log(peak() - (process.argv[2] === "whole" ? start : before));
 })();
 `;
 
-/** Megabytes that one run adds to the process. */
-function peakOf(graph: Graph): number {
+/** Megabytes that one run adds to the process, or that the session and a run add. */
+function peakOf(graph: Graph, what: "run" | "whole" = "run"): number {
   const folder = mkdtempSync(join(tmpdir(), "tunesmith-memory-"));
   try {
     const path = join(folder, "model.onnx");
     writeFileSync(path, encodeGraph(graph));
     const root = new URL("../../", import.meta.url);
-    return Number(execFileSync(process.execPath, ["-e", CHILD, path], { encoding: "utf8", cwd: root }));
+    return Number(execFileSync(process.execPath, ["-e", CHILD, path, what], { encoding: "utf8", cwd: root }));
   } finally {
     rmSync(folder, { recursive: true, force: true });
   }
@@ -178,11 +180,14 @@ function frozenLayers(layer: (x: Value) => Value): Graph {
 
 /** The graph without its sequencing edges. */
 const unsequenced = (graph: Graph): Graph =>
-  rewrite(graph, {
+  rewrite(lowerMarkers(graph), {
     visit: (node, [x, zero]) => {
-      const source = zero?.source.kind === "node" ? zero.source.node : undefined;
-      const edge = node.op === "Add" && source?.op === "ReduceSum" && source.inputs[0]?.shape.includes(0);
-      return edge && x ? [x] : undefined;
+      let source = zero?.source.kind === "node" ? zero.source.node : undefined;
+      // Codes, which have no sum, are sliced from there on.
+      while (node.op === "Slice" && source && ["Reshape", "Cast"].includes(source.op))
+        source = source.inputs[0]?.source.kind === "node" ? source.inputs[0].source.node : undefined;
+      const isEdge = source?.op === "ReduceSum" && source.inputs[0]?.shape.includes(0);
+      return isEdge && (node.op === "Add" || node.op === "Slice") && x ? [x] : undefined;
     },
   });
 
@@ -191,4 +196,22 @@ test.each(Object.keys(quantised))("gradients over %s hold the floats of few laye
   const graph = frozenLayers(quantised[name] as (x: Value) => Value);
   const [late, early] = [peakOf(graph), peakOf(unsequenced(graph))];
   expect(late, `${late} MB against ${early} MB`).toBeLessThan(0.5 * early);
+});
+
+const normalFloat = (x: Value): Value =>
+  op(
+    "MatMulNormalFloat",
+    [x, bytes([(WIDTH * WIDTH * 3) / 8]), bytes([WIDTH * 16]), numbers(64, 1e-3), ops.scalar(0)],
+    {
+      ...{ N: { i: WIDTH }, K: { i: WIDTH }, bits: { i: 3 } },
+      ...{ block_size: { i: 64 }, scale_bits: { i: 8 }, super_block: { i: 256 } },
+    },
+    { domain: "tunesmith" },
+  );
+
+// Measured on two cores: 53 MB against 681.
+test("a session over NormalFloat codes does not make them floats once for all runs", () => {
+  const graph = frozenLayers(normalFloat);
+  const [late, early] = [peakOf(graph, "whole"), peakOf(unsequenced(graph), "whole")];
+  expect(late, `${late} MB against ${early} MB`).toBeLessThan(0.2 * early);
 });

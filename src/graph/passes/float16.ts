@@ -15,6 +15,7 @@ import { cast } from "../ops/index.js";
 import { rewriteValues } from "../rewrite.js";
 import { nodesOf, reach, subgraphs } from "../traverse.js";
 import type { Attrs, Graph, Node, Value } from "../types.js";
+import { lowerMarkers } from "./lower-markers.js";
 
 export interface ToFloat16Options {
   /** Operators that go on in float32, besides norms, softmax and others that half precision is too coarse for. */
@@ -46,7 +47,8 @@ const LARGEST = 65504;
  * await saveOnnx(await toFloat16(await quantizeGraph(graph, "int4")), "model_q4f16.onnx");
  * ```
  */
-export async function toFloat16(graph: Graph, options: ToFloat16Options = {}): Promise<Graph> {
+export async function toFloat16(given: Graph, options: ToFloat16Options = {}): Promise<Graph> {
+  const graph = lowerMarkers(given);
   const nested = nodesOf(graph).find((node) => subgraphs(node).length > 0);
   if (nested) {
     throw new TunesmithError(
