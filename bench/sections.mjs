@@ -2,6 +2,7 @@
 import { join } from "node:path";
 import { leversSection, planSection } from "./levers.mjs";
 import { median, withScratch } from "./measure.mjs";
+import { methodsSection } from "./methods.mjs";
 
 const of = (key) => (reports) => median(reports.map((report) => report[key]));
 const row = (what, unit, ours, peer, target) => ({ what, unit, ours, peer, ratio: ours / peer, target });
@@ -302,6 +303,11 @@ export const sections = [
   { name: "plan", title: "Memory plan", run: planSection },
   { name: "shared", title: "Two sessions on one weight file", run: sharedSection },
   { name: "conv", title: "LoRA r=8 on every convolution, ResNet-18, batch 8 x 128²", run: convSection },
+  {
+    name: "methods",
+    title: "A step of every method, 6 layers of width 384, batch 4 x 128, rank 8",
+    run: methodsSection,
+  },
   { name: "import", title: "Opening an ONNX file of a 124M model", run: importSection },
   { name: "browser", title: "LoRA r=8 of the shipped model in Chromium, WASM, 4 x 128", run: browserSection },
 ];

@@ -1,0 +1,94 @@
+// Step time of every method against LoRA's at equal rank, in one process: blocks of LoRA's steps stand between those of the others,
+// and each method is compared with the LoRA block before and after it.
+//   node bench/ours/method-steps.mjs [--only vera,boft] [--steps 8]
+import { parseArgs } from "node:util";
+import { packExamples } from "tunesmith/data";
+import { applyMethod, calibrate, methodNamed, methodNames } from "tunesmith/methods";
+import { initModel } from "tunesmith/models";
+import { adamw, fit, nextToken } from "tunesmith/training";
+
+const { values } = parseArgs({
+  options: { only: { type: "string" }, steps: { type: "string", default: "8" } },
+});
+const [WIDTH, LENGTH, BATCH, RANK] = [384, 128, 4, 8];
+const WARMUP = 2;
+const steps = Number(values.steps) + WARMUP;
+/** What some methods must be told on this model, and sizes that go with LoRA's rank. */
+const OPTIONS = {
+  "orthogonal-adaptation": { conceptId: "a" },
+  adalora: { initRank: RANK, targetRank: RANK },
+  vblora: { vectors: 64, vectorLength: 64, rank: 4 },
+  c3a: { blockSize: 64 },
+  road: { groupSize: 64 },
+  glora: { ranks: [RANK] },
+  hydra: { parallelRank: RANK / 2, sequentialRank: RANK / 2 },
+  map: { options: { rank: RANK } },
+};
+/** Trained on weights, not on maps. */
+const WHOLE = new Set(["full", "selekt", "lt-sft"]);
+
+const base = initModel(
+  {
+    ...{ model_type: "llama", vocab_size: 4096, hidden_size: WIDTH, intermediate_size: 1024 },
+    ...{ num_hidden_layers: 6, num_attention_heads: 6, max_position_embeddings: LENGTH },
+  },
+  { seed: 1 },
+);
+const examples = Array.from({ length: BATCH * 4 }, (_, row) => ({
+  ids: Int32Array.from({ length: LENGTH }, (_, at) => (row * 131 + at * 17) % 4096),
+  lossMask: new Uint8Array(LENGTH).fill(1, 1),
+}));
+const plan = {
+  train: packExamples(examples, { length: LENGTH, strategy: "none" }),
+  ...{ lengths: [LENGTH], batchSize: BATCH, padId: 0 },
+};
+const session = { threads: 2, worker: true };
+
+const names = values.only?.split(",") ?? methodNames.filter((name) => name !== "lora");
+const rows = [];
+let before = await secondsOf("lora");
+for (const name of names) {
+  try {
+    const own = await secondsOf(name);
+    const after = await secondsOf("lora");
+    rows.push({ name, seconds: own.median, lora: (before.median + after.median) / 2, trained: own.trained });
+    before = after;
+  } catch (error) {
+    rows.push({ name, failed: `${error.code ?? error}: ${error.message.split("\n")[0]}` });
+  }
+  const { seconds, lora, failed } = rows.at(-1);
+  console.error(name, failed ?? `${seconds.toFixed(3)} s, ${(seconds / lora).toFixed(2)} of LoRA`);
+}
+console.log(JSON.stringify({ rows, loraTrained: before.trained }));
+
+async function secondsOf(name) {
+  const entry = methodNamed(name);
+  const options = {
+    ...(WHOLE.has(name) ? {} : { targets: "all-linear" }),
+    ...("rank" in entry.options.shape && !WHOLE.has(name) ? { rank: RANK } : {}),
+    ...OPTIONS[name],
+  };
+  const statistics = entry.needs(options);
+  const calibration =
+    statistics.length > 0
+      ? await calibrate(nextToken(base, plan), { statistics, batches: 2, session })
+      : undefined;
+  const model = await applyMethod(base, name, options, { seed: 0, calibration });
+  const times = [];
+  let last = performance.now();
+  await fit(nextToken(model, plan), {
+    steps,
+    optimizer: adamw({ lr: 1e-4, maxGradNorm: 1 }),
+    session,
+    onEvent({ type }) {
+      if (type !== "step") return;
+      times.push((performance.now() - last) / 1000);
+      last = performance.now();
+    },
+  });
+  const later = times.slice(WARMUP).sort((a, b) => a - b);
+  const trained = [...model.parameters.values()]
+    .filter(({ trainable }) => trainable)
+    .reduce((sum, { tensor }) => sum + tensor.data.length, 0);
+  return { median: later[later.length >> 1], trained };
+}
