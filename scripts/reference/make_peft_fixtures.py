@@ -31,6 +31,8 @@ import torch.nn.functional as F
 from peft import LoraConfig, PeftModel, get_peft_model
 from peft.tuners.c3a import layer as c3a_layer
 from peft.tuners.c3a import utils as c3a_utils
+from peft.tuners.lora import layer as lora_layer
+from peft.tuners.lora.variants import QALoraLinearVariant
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 
@@ -143,6 +145,12 @@ TUNERS = {
     "poly-splits": ("PolyConfig", dict(r=2, n_tasks=3, n_skills=2, n_splits=4)),
     "ln-tuning": ("LNTuningConfig", dict(target_modules=["input_layernorm", "norm"], modules_to_save=["lm_head"])),
     "beft": ("BeftConfig", dict(target_modules=["v_proj", "down_proj"])),
+    "kasa": ("LoraConfig", dict(r=3, lora_alpha=6, kasa_config=peft.KasaConfig(beta=0.01, gamma=0.02))),
+    "bdlora": ("LoraConfig", dict(r=4, lora_alpha=8, target_modules=["q_proj", "v_proj", "down_proj"],
+                                  use_bdlora=peft.BdLoraConfig(target_modules_bd_a=["mlp.down"], nblocks=2,
+                                                               target_modules_bd_b=["q_proj"], match_strict=False))),
+    "qalora": ("LoraConfig", dict(r=4, lora_alpha=6, use_qalora=True, qalora_group_size=8, use_rslora=True)),
+    "mica": ("LoraConfig", dict(r=4, lora_alpha=8, init_lora_weights="mica")),
 }
 # Case -> arguments of X-LoRA over three LoRA adapters of different ranks, scales and modules.
 XLORA = {
@@ -175,6 +183,16 @@ class Circular:
 
 
 c3a_layer.BlockCircularConvolution = Circular
+
+resolved = lora_layer.Linear.resolve_lora_variant
+
+
+def with_qalora(layer, *, config, **kwargs):
+    """QA-LoRA's mathematics on plain weights: PEFT uses it for GPTQ's, and ignores the option on others."""
+    return QALoraLinearVariant() if config.use_qalora else resolved(layer, config=config, **kwargs)
+
+
+lora_layer.Linear.resolve_lora_variant = with_qalora
 
 # Noise for tuners whose numbers must stay small (a series that converges, logarithms of variances).
 SMALL = {"oft": 0.02, "oft-exact": 0.1, "oft-number": 0.1, "oft-shared": 0.02}
@@ -291,6 +309,9 @@ def expected_of(name, folder, generator):
     # AdaLoRA adds its penalty to the model's own loss.
     penalised = model.peft_type == "ADALORA"
     loss = model(input_ids=input_ids, labels=input_ids).loss if penalised else loss_of(logits, input_ids)
+    # What KaSA adds is left to the caller.
+    if getattr(model.peft_config["default"], "kasa_config", None):
+        loss = loss + model.base_model._get_kasa_loss()
     loss.backward()
     stored = load_file(folder / "adapter_model.safetensors")
     expected = {"input_ids": input_ids, "logits": logits, "loss": loss}
@@ -303,7 +324,7 @@ def expected_of(name, folder, generator):
             print(f"  {folder.name}: {key} is stored but gets no gradient")
     with_biases(model)
     with torch.no_grad():
-        if model.peft_type not in UNMERGEABLE:
+        if model.peft_type not in UNMERGEABLE and not getattr(model.peft_config["default"], "use_qalora", False):
             expected["merged_logits"] = model.merge_and_unload()(input_ids).logits
     return {key: value.detach().contiguous() for key, value in expected.items()}
 

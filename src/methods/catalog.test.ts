@@ -61,10 +61,13 @@ const OPTIONS: Readonly<Record<string, Readonly<Record<string, unknown>>>> = {
   "deft-projection": { rank: 3, alpha: 6 },
   frod: { sparseRate: 0.05 },
   adamss: { rank: 6, subspaces: 3, subspaceRank: 2 },
+  kasa: { rank: 2 },
+  qalora: { rank: 2, groupSize: 4 },
+  bdlora: { rank: 4 },
 };
 
 /** Methods that start near the base only, and how near. */
-const NEAR: Readonly<Record<string, number>> = { vblora: 1e-3 };
+const NEAR: Readonly<Record<string, number>> = { vblora: 1e-3, kasa: 0.1 };
 
 const PLAN = { batchSize: 2, lengths: [8], padId: 0 };
 const examples = [0, 1].map((row) => ({

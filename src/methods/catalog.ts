@@ -1,5 +1,6 @@
 import { adaloraMethod } from "./lowrank/adalora.js";
 import { adamssMethod } from "./lowrank/adamss.js";
+import { bdloraMethod } from "./lowrank/bdlora.js";
 import { deftProjectionMethod } from "./lowrank/deft-projection.js";
 import { deloraMethod } from "./lowrank/delora.js";
 import { difforaMethod } from "./lowrank/diffora.js";
@@ -11,6 +12,7 @@ import { graloraMethod } from "./lowrank/gralora.js";
 import { hiraMethod } from "./lowrank/hira.js";
 import { hydraMethod } from "./lowrank/hydra.js";
 import { kadaptationMethod } from "./lowrank/kadaptation.js";
+import { kasaMethod } from "./lowrank/kasa.js";
 import { kradapterMethod } from "./lowrank/kradapter.js";
 import { lilyMethod } from "./lowrank/lily.js";
 import { lohaMethod } from "./lowrank/loha.js";
@@ -23,6 +25,7 @@ import { missMethod } from "./lowrank/miss.js";
 import { peanutMethod } from "./lowrank/peanut.js";
 import { polyMethod } from "./lowrank/poly.js";
 import { pveraMethod } from "./lowrank/pvera.js";
+import { qaloraMethod } from "./lowrank/qalora.js";
 import { randloraMethod } from "./lowrank/randlora.js";
 import { ssmloraMethod } from "./lowrank/ssmlora.js";
 import { uoraMethod } from "./lowrank/uora.js";
@@ -109,6 +112,9 @@ const methods = [
   deftProjectionMethod,
   frodMethod,
   adamssMethod,
+  bdloraMethod,
+  kasaMethod,
+  qaloraMethod,
 ] as unknown as readonly Method<SiteConfig>[];
 
 /** MAP over those of them that add to the weight. */

@@ -41,6 +41,7 @@ export {
 } from "./full.js";
 export { type AdaloraConfig, adalora, adaloraMethod } from "./lowrank/adalora.js";
 export { type AdamssConfig, adamss, adamssMethod } from "./lowrank/adamss.js";
+export { type BdloraConfig, bdlora, bdloraMethod } from "./lowrank/bdlora.js";
 export {
   type DeftProjectionConfig,
   deftProjection,
@@ -75,6 +76,7 @@ export { type GraloraConfig, gralora, graloraMethod } from "./lowrank/gralora.js
 export { type HiraConfig, hira, hiraMethod } from "./lowrank/hira.js";
 export { type HydraConfig, hydra, hydraMethod } from "./lowrank/hydra.js";
 export { type KadaptationConfig, kadaptation, kadaptationMethod } from "./lowrank/kadaptation.js";
+export { type KasaConfig, kasa, kasaMethod } from "./lowrank/kasa.js";
 export { type KradapterConfig, khatriRaoWidths, kradapter, kradapterMethod } from "./lowrank/kradapter.js";
 export { type LilyConfig, lily, lilyMethod } from "./lowrank/lily.js";
 export { type LohaConfig, loha, lohaMethod } from "./lowrank/loha.js";
@@ -87,6 +89,7 @@ export { type MissConfig, miss, missMethod } from "./lowrank/miss.js";
 export { type PeanutConfig, peanut, peanutMethod } from "./lowrank/peanut.js";
 export { type PolyConfig, poly, polyMethod } from "./lowrank/poly.js";
 export { type PveraConfig, pvera, pveraMethod } from "./lowrank/pvera.js";
+export { type QaloraConfig, qalora, qaloraMethod } from "./lowrank/qalora.js";
 export { type RandloraConfig, randlora, randloraMethod } from "./lowrank/randlora.js";
 export { movesAt, ranksOf } from "./lowrank/rank-moves.js";
 export { alternating, type SsmloraConfig, ssmlora, ssmloraMethod } from "./lowrank/ssmlora.js";
@@ -186,6 +189,7 @@ export {
 } from "./quantised/sketch.js";
 export { type SketchTuneConfig, sketchTune, sketchTuneMethod } from "./quantised/sketchtune.js";
 export type { QuantizedMergeOptions } from "./quantized-merge.js";
+export { relativeRates } from "./rates.js";
 export {
   formatReceipt,
   type QuantizedMergeReport,

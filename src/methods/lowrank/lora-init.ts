@@ -1,6 +1,6 @@
 import { z } from "zod";
 import { TunesmithError } from "../../errors/index.js";
-import { qr, randomizedSvd, svd, transpose } from "../../runtime/linalg/index.js";
+import { qr, randomizedSvd, slice, svd, transpose } from "../../runtime/linalg/index.js";
 import type { InitContext, SiteShape, Statistic, TensorSpec } from "../method.js";
 import { corda } from "./corda.js";
 import { eva, loraGa } from "./data-starts.js";
@@ -12,6 +12,7 @@ export const loraInitSchema = z.union([
     "pissa",
     "olora",
     "orthogonal",
+    "mica",
     "corda",
     "corda_kpm",
     "loftq",
@@ -67,6 +68,8 @@ export function loraInits(init: LoraInit, site: SiteShape, rank: number, scale: 
       return { a: (context) => context.normal(rank * site.inFeatures, 1 / rank), b, changesBase: false };
     case "orthogonal":
       return joint((context) => orthogonal(context, site, rank), false);
+    case "mica":
+      return joint((context) => mica(context, site, rank), false);
     case "olora":
       return joint((context) => olora(context, site, rank), true);
     case "loftq":
@@ -178,6 +181,14 @@ async function olora(context: InitContext, site: SiteShape, rank: number): Promi
     for (let k = 0; k < rank; k++) b[i * rank + k] = q.data[i * q.cols + k] as number;
   }
   return { a: Float32Array.from(r.data.subarray(0, rank * site.inFeatures)), b };
+}
+
+/** MiCA (arXiv 2604.01694): B = the r left singular vectors that matter least, which stay as they are; A = 0. */
+async function mica(context: InitContext, site: SiteShape, rank: number): Promise<Factors> {
+  checkRank(rank, Math.min(site.inFeatures, site.outFeatures), site, "mica");
+  const { u } = svd(asMatrix(await context.weight(), site));
+  const b = slice(u, 0, u.rows, u.cols - rank, u.cols);
+  return { a: new Float32Array(rank * site.inFeatures), b: Float32Array.from(b.data) };
 }
 
 /** Rows of one orthogonal matrix dealt alternately to A and B: B·A = 0 with neither factor zero. */

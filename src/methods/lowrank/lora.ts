@@ -5,21 +5,14 @@ import { parseConfig, siteConfigSchema } from "../config.js";
 import type { Adaptation, Method, SiteCall, SiteShape, TensorSpec, TensorValues } from "../method.js";
 import { tapped } from "../taps.js";
 import { type LoraInit, loraInitNeeds, loraInitSchema, loraInits } from "./lora-init.js";
+import { loraOptions } from "./lora-options.js";
 import { loraScale } from "./scale.js";
 
 const schema = siteConfigSchema.extend({
-  rank: z.number().int().positive().default(8).describe("rank r of the update"),
-  alpha: z.number().positive().default(8).describe("the update is scaled by alpha / rank"),
-  rslora: z.boolean().default(false).describe("scale by alpha / sqrt(rank) instead (arXiv 2312.03732)"),
-  dropout: z.number().min(0).lt(1).default(0).describe("dropout on the input of the update while training"),
+  ...loraOptions,
   init: loraInitSchema.default("default").describe("how A and B start"),
   dora: z.boolean().default(false).describe("learn row norms apart from directions (arXiv 2402.09353)"),
   loraBias: z.boolean().default(false).describe("give B a bias"),
-  rankPattern: z
-    .record(z.string(), z.number().int().positive())
-    .default({})
-    .describe("rank by module pattern"),
-  alphaPattern: z.record(z.string(), z.number().positive()).default({}).describe("alpha by module pattern"),
 });
 
 /** Configuration of LoRA, after defaults. */
@@ -40,7 +33,8 @@ function tensors(site: SiteShape, config: LoraConfig): Record<string, TensorSpec
   const init = loraInits(config.init as LoraInit, site, rank, scale);
   const specs: Record<string, TensorSpec> = {
     [nameA(site)]: { shape: [rank, site.inFeatures], trainable: true, init: init.a },
-    [nameB(site)]: { shape: [site.outFeatures, rank], trainable: true, init: init.b },
+    // MiCA's B stays where it starts.
+    [nameB(site)]: { shape: [site.outFeatures, rank], trainable: config.init !== "mica", init: init.b },
   };
   if (init.changesBase) {
     specs.lora_A0 = { shape: [rank, site.inFeatures], trainable: false, init: init.a };

@@ -23,9 +23,11 @@ const REFUSED = [
   "arrow_config",
   "kasa_config",
   "layer_replication",
+  "monteclora_config",
   "target_parameters",
   "use_bdlora",
   "use_qalora",
+  "velora_config",
 ];
 
 /** Initialisations whose files hold an adapter for a changed base that we cannot recompute. */
@@ -70,7 +72,8 @@ function options(given: PeftConfig, file: string): Record<string, unknown> {
       },
     );
   }
-  const known = typeof init === "string" && /^(gaussian|olora|orthogonal|pissa(_niter_\d+)?)$/.test(init);
+  const known =
+    typeof init === "string" && /^(gaussian|mica|olora|orthogonal|pissa(_niter_\d+)?)$/.test(init);
   return {
     rank: config.r,
     alpha: config.lora_alpha,

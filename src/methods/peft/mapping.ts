@@ -12,6 +12,8 @@ export interface PeftMapping<Config extends SiteConfig = SiteConfig> {
   /** `peft_type` of adapter_config.json. */
   readonly peftType: string;
   readonly method: Method<Config>;
+  /** Whether a config of its type is its own, where methods share a type: the first that says so reads it. Default: yes. */
+  applies?(config: Readonly<Record<string, unknown>>): boolean;
   /** PEFT's name for training the biases of adapted modules only. Default: PEFT has no such choice. */
   readonly biasOnly?: string;
   /**
@@ -34,20 +36,6 @@ export interface PeftMapping<Config extends SiteConfig = SiteConfig> {
   toFile?(data: TensorNumbers, key: string, site: SiteShape, config: Config): TensorNumbers;
   /** Whether a file may hold a tensor of a site that says nothing, by suffix. */
   ignores?(suffix: string): boolean;
-  /**
-   * A tensor of ours that files hold in pieces, or only as the shapes of others, put together: `piece` reads one by its
-   * suffix, `made` are the site's tensors before it. Undefined: read as it is. Its counterpart is `rewritten`.
-   */
-  joined?(
-    key: string,
-    site: SiteShape,
-    from: {
-      readonly made: Readonly<Record<string, Parameter>>;
-      piece(suffix: string): Promise<Tensor>;
-      readonly file: string;
-    },
-    config: Config,
-  ): Promise<TensorNumbers | undefined>;
   /** Other adapters that belong to it, by the names of their folders below its own. */
   parts?(adapter: Adapter): ReadonlyMap<string, Adapter>;
   /** The adaptation with the parts that its folder holds. */

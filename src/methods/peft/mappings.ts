@@ -15,6 +15,7 @@ import {
 import { fourierftMapping, shiraMapping, waveftMapping } from "./entries.js";
 import { gloraMapping } from "./glora.js";
 import { loraMapping } from "./lora.js";
+import { bdloraMapping, kasaMapping, qaloraMapping } from "./lora-variants.js";
 import { lohaMapping, lokrMapping } from "./lycoris.js";
 import type { PeftMapping } from "./mapping.js";
 import { lilyMapping, peanutMapping, polyMapping } from "./mixtures.js";
@@ -29,6 +30,9 @@ import { xloraMapping } from "./xlora.js";
 
 /** Every method whose adapters are written and read as PEFT folders. */
 const mappings = [
+  bdloraMapping,
+  kasaMapping,
+  qaloraMapping,
   loraMapping,
   veraMapping,
   pveraMapping,
@@ -91,7 +95,9 @@ export function mappingFor(
   methods: readonly Method<SiteConfig>[] = [],
 ): PeftMapping {
   const peftType = String(config.peft_type);
-  const found = mappings.find((mapping) => mapping.peftType === peftType);
+  const found = mappings.find(
+    (mapping) => mapping.peftType === peftType && (mapping.applies?.(config) ?? true),
+  );
   if (found) return found;
   const method = [...methods, ...siteMethods, lqLoraMethod as unknown as Method<SiteConfig>].find(
     ({ name }) => peftType === OWN && name === config.method,
@@ -99,6 +105,6 @@ export function mappingFor(
   if (method) return ownMapping(method);
   const what = peftType === OWN ? `method '${config.method}'` : `peft_type '${peftType}'`;
   throw new TunesmithError("adapter-invalid", `${file}: ${what} is not supported`, {
-    fix: `supported: ${mappings.map((mapping) => mapping.peftType).join(", ")} (case matters); give methods of your own in { methods }`,
+    fix: `supported: ${[...new Set(mappings.map((mapping) => mapping.peftType))].join(", ")} (case matters); give methods of your own in { methods }`,
   });
 }

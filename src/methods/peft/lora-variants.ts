@@ -1,0 +1,111 @@
+import { z } from "zod";
+import { TunesmithError } from "../../errors/index.js";
+import { type BdloraConfig, bdloraMethod } from "../lowrank/bdlora.js";
+import { type KasaConfig, kasaMethod } from "../lowrank/kasa.js";
+import { type QaloraConfig, qaloraMethod } from "../lowrank/qalora.js";
+import { type PeftConfig, parsePart } from "./config-part.js";
+import { loraMapping } from "./lora.js";
+import type { PeftMapping } from "./mapping.js";
+
+/** What they share with plain LoRA. Throws `adapter-invalid` where PEFT's variants do not go together. */
+function shared(config: PeftConfig, file: string, variant: string): Record<string, unknown> {
+  const { dora, loraBias, init, ...rest } = loraMapping.options({ ...config, [variant]: null }, file);
+  const plain = init === "default" || init === "gaussian";
+  const other = dora ? "use_dora" : loraBias ? "lora_bias" : plain ? undefined : "init_lora_weights";
+  if (other === undefined) return rest;
+  throw new TunesmithError("adapter-invalid", `${file}: '${other}' beside '${variant}' is not supported`, {
+    fix: "merge the adapter where it was made, or train without one of the two",
+  });
+}
+
+const sharedConfig = (own: KasaConfig | QaloraConfig | BdloraConfig) => ({
+  r: own.rank,
+  lora_alpha: own.alpha,
+  lora_dropout: own.dropout,
+  use_rslora: own.rslora,
+  rank_pattern: own.rankPattern,
+  alpha_pattern: own.alphaPattern,
+  fan_in_fan_out: false,
+  init_lora_weights: true,
+  lora_bias: false,
+  use_dora: false,
+});
+
+const common = {
+  peftType: "LORA",
+  biasOnly: "lora_only",
+} as const;
+
+const isSet = (value: unknown): boolean => value !== undefined && value !== null && value !== false;
+
+/** KaSA: LoRA with `kasa_config`. */
+export const kasaMapping: PeftMapping<KasaConfig> = {
+  ...common,
+  method: kasaMethod,
+  applies: ({ kasa_config: own }) => isSet(own),
+  options(config, file) {
+    const schema = z.looseObject({
+      kasa_config: z.looseObject({ beta: z.number().default(1e-4), gamma: z.number().default(1e-3) }),
+    });
+    const { beta, gamma } = parsePart(schema, config, file).kasa_config;
+    return { ...shared(config, file, "kasa_config"), beta, gamma };
+  },
+  config: (own) => ({ ...sharedConfig(own), kasa_config: { beta: own.beta, gamma: own.gamma } }),
+  suffix: (key) => ({ lora_A: "lora_A.weight", lora_B: "lora_B.weight", lora_diag: "lora_diag" })[key],
+};
+
+const weights = (key: string): string => `${key}.weight`;
+
+/** QA-LoRA: LoRA with `use_qalora`. PEFT itself has it for GPTQ weights alone. */
+export const qaloraMapping: PeftMapping<QaloraConfig> = {
+  ...common,
+  method: qaloraMethod,
+  applies: ({ use_qalora: used }) => isSet(used),
+  options(config, file) {
+    const schema = z.looseObject({ qalora_group_size: z.number().int().positive().default(16) });
+    const groupSize = parsePart(schema, config, file).qalora_group_size;
+    return { ...shared(config, file, "use_qalora"), groupSize };
+  },
+  config: (own) => ({ ...sharedConfig(own), use_qalora: true, qalora_group_size: own.groupSize }),
+  suffix: weights,
+};
+
+const names = z
+  .array(z.string())
+  .nullish()
+  .transform((given) => given ?? []);
+
+/** BD-LoRA: LoRA with `use_bdlora`. */
+export const bdloraMapping: PeftMapping<BdloraConfig> = {
+  ...common,
+  method: bdloraMethod,
+  applies: ({ use_bdlora: own }) => isSet(own),
+  options(config, file) {
+    const schema = z.looseObject({
+      use_bdlora: z.looseObject({
+        target_modules_bd_a: names,
+        target_modules_bd_b: names,
+        nblocks: z.number().int().positive().default(1),
+        match_strict: z.boolean().default(true),
+      }),
+    });
+    const own = parsePart(schema, config, file).use_bdlora;
+    return {
+      ...shared(config, file, "use_bdlora"),
+      blocks: own.nblocks,
+      blockA: own.target_modules_bd_a,
+      blockB: own.target_modules_bd_b,
+      strict: own.match_strict,
+    };
+  },
+  config: (own) => ({
+    ...sharedConfig(own),
+    use_bdlora: {
+      target_modules_bd_a: own.blockA,
+      target_modules_bd_b: own.blockB,
+      nblocks: own.blocks,
+      match_strict: own.strict,
+    },
+  }),
+  suffix: weights,
+};
