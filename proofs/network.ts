@@ -53,12 +53,14 @@ export function mixture(
 export interface NetworkOptions {
   readonly seed: number | string;
   readonly activation?: (x: Value) => Value;
+  /** Gives what enters the last map as `last_hidden_state` too. */
+  readonly hidden?: boolean;
 }
 
 /** Linear maps `fc1`, `fc2`, ... with biases and an activation between, started as PyTorch starts them. */
 export function network(
   sizes: readonly number[],
-  { seed, activation = ops.relu }: NetworkOptions,
+  { seed, activation = ops.relu, hidden = false }: NetworkOptions,
 ): TensorModel {
   const layers = sizes.slice(1).map((out, at) => {
     const [name, inn] = [`fc${at + 1}`, Number(sizes[at])];
@@ -71,12 +73,10 @@ export function network(
     return { name, weight: random([out, inn], "weight"), bias: random([out], "bias") };
   });
   const all = layers.flatMap(({ weight, bias }) => [weight, bias]);
-  return networkOf(
-    layers,
-    new Map(all.map((value) => [String(value.name), value])),
-    Number(sizes[0]),
+  return networkOf(layers, new Map(all.map((value) => [String(value.name), value])), Number(sizes[0]), {
     activation,
-  );
+    hidden,
+  });
 }
 
 interface Layer {
@@ -89,7 +89,7 @@ function networkOf(
   layers: readonly Layer[],
   weights: ReadonlyMap<string, Value>,
   width: number,
-  activation: (x: Value) => Value,
+  { activation, hidden }: Required<Pick<NetworkOptions, "activation" | "hidden">>,
 ): TensorModel {
   return {
     task: "custom",
@@ -104,12 +104,15 @@ function networkOf(
     probeAxes: { batch: 2 },
     build({ values }) {
       let h = values.x as Value;
+      let entering = h;
       for (const [at, { name, weight, bias }] of layers.entries()) {
         if (at > 0) h = activation(h);
         const x = h;
+        entering = x;
         h = scope(name, () => ops.gemm(x, weight, bias, { transB: true }));
       }
-      return { values: { logits: h }, boundaries: [] };
+      const state: Record<string, Value> = hidden ? { last_hidden_state: entering } : {};
+      return { values: { logits: h, ...state }, boundaries: [] };
     },
   };
 }
