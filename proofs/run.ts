@@ -40,6 +40,7 @@ import { qgoftProof } from "./qgoft.js";
 import { rosaProof } from "./rosa.js";
 import { selektProof } from "./selekt.js";
 import { sketchTuneProof } from "./sketchtune.js";
+import { smoreProof } from "./smore.js";
 import { sodaProof } from "./soda.js";
 import { c3aProof, fourierftProof, shiraProof, waveftProof } from "./spectral-structures.js";
 import { ssmloraProof } from "./ssmlora.js";
@@ -51,6 +52,7 @@ const proofs: readonly Proof[] = [
   elaloraProof(),
   mapProof(),
   ssmloraProof(),
+  smoreProof(),
   colaProof(),
   dynamicDoraProof(),
   hydraProof(),

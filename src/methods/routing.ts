@@ -11,9 +11,9 @@ export interface Routes {
   readonly scores: Value;
 }
 
-/** 1 at each index and 0 elsewhere, along a new last axis. */
-export const oneHot = (indices: Value, length: number): Value =>
-  ops.cast(ops.equal(ops.unsqueeze(indices, -1), ops.arange(length)), "float32");
+/** 1 at each index and 0 elsewhere, along a new last axis, of the dtype of `like`. */
+export const oneHot = (indices: Value, length: number, like: Value): Value =>
+  ops.cast(ops.equal(ops.unsqueeze(indices, -1), ops.arange(length)), like.dtype);
 
 /** The values `[..., s]` of the experts taken, `[..., k]`. */
 const picked = (chosen: Value, values: Value): Value =>
@@ -21,7 +21,7 @@ const picked = (chosen: Value, values: Value): Value =>
 
 /** The experts of the `k` largest of `[tokens, n, s]` at each place (of equal ones the first), and what `score` makes of these. */
 export function topRoutes(preferences: Value, k: number, score: (taken: Value) => Value): Routes {
-  const chosen = oneHot(ops.topK(preferences, k).indices, preferences.shape.at(-1) as number);
+  const chosen = oneHot(ops.topK(preferences, k).indices, preferences.shape.at(-1) as number, preferences);
   return { chosen, scores: score(picked(chosen, preferences)) };
 }
 
@@ -32,7 +32,7 @@ export const normalised = (scores: Value): Value =>
 /** Every expert at every place, weighed by `probabilities` `[tokens, n, s]`. */
 export function allRoutes(probabilities: Value): Routes {
   const [tokens, places, experts] = probabilities.shape as [Dim, number, number];
-  const chosen = oneHot(ops.arange(experts), experts);
+  const chosen = oneHot(ops.arange(experts), experts, probabilities);
   return {
     chosen: ops.expand(chosen, [tokens, places, experts, experts], [probabilities]),
     scores: probabilities,
@@ -52,7 +52,7 @@ export const sumOverRows = (values: Value, mask: Value | undefined): Value =>
 
 /** Places that count: tokens times n, a scalar. */
 function countPlaces(values: Value, mask: Value | undefined): Value {
-  const ones = ops.full([...values.shape.slice(0, 2), 1], 1, "float32", [values]);
+  const ones = ops.full([...values.shape.slice(0, 2), 1], 1, values.dtype, [values]);
   return ops.max(ops.reshape(sumOverRows(ones, mask), []), 1);
 }
 
