@@ -1,114 +1,158 @@
-// Learning rates by method: every method of the catalog on the shipped model over this repository's sources, by its held-out
-// loss after a short run. Writes docs/data/method-sweep.json. The best rate depends on model, data and length of the run, so these
-// figures compare methods; they are not defaults.
-//   npm run sweep -- [--only lora,vera] [--steps 40]
-import { existsSync, mkdirSync, readFileSync, writeFileSync } from "node:fs";
+// Every method at learning rates half a decade apart: on this repository's sources, on SST-2 and on banking77, with the shipped
+// model and the same number of trained parameters for all. Writes docs/data/method-sweep.json, from which the table of default
+// rates (src/methods/rates.ts) and the comparison in docs/comparison.md are made (npm run docs).
+//   npm run sweep -- [--task language,sst2,banking77] [--only lora,vera] [--again]
+// A run that is in the file is not run again. Losses do not depend on the machine's load; times do.
+import { execFile } from "node:child_process";
+import { existsSync, mkdirSync, mkdtempSync, readFileSync, writeFileSync } from "node:fs";
+import { tmpdir } from "node:os";
 import { dirname, join } from "node:path";
 import { fileURLToPath } from "node:url";
-import { parseArgs } from "node:util";
-import { loadDataset, paddingId, prepareRows, splitDataset } from "tunesmith/data";
-import { applyMethod, calibrate, methodNamed, methodNames } from "tunesmith/methods";
-import { defaultModelPath, loadModel } from "tunesmith/models";
-import { adamw, createEvaluator, createSchedule, fit, nextToken } from "tunesmith/training";
+import { parseArgs, promisify } from "node:util";
+import { defaultModelPath } from "tunesmith/models";
+import { methodNames } from "tunesmith/methods";
 
 const root = join(dirname(fileURLToPath(import.meta.url)), "..");
+const assets = process.env.TUNESMITH_ASSETS ?? join(root, "../shared/assets");
 const { values } = parseArgs({
   options: {
+    task: { type: "string", default: "language,sst2,banking77" },
     only: { type: "string" },
-    steps: { type: "string", default: "40" },
-    seed: { type: "string", default: "0" },
+    again: { type: "boolean", default: false },
   },
 });
-const RATES = [3e-4, 1e-3, 3e-3, 1e-2, 3e-2, 1e-1];
-/** Options that fit a model of width 160, for methods whose defaults are for large ones. */
-const OPTIONS = {
-  boft: { blockSize: 4, factors: 2 },
-  oft: { blockSize: 8 },
-  vera: { rank: 64 },
-  pvera: { rank: 64 },
-  uora: { rank: 64 },
+const RATES = [1e-5, 3e-5, 1e-4, 3e-4, 1e-3, 3e-3, 1e-2, 3e-2, 1e-1, 3e-1, 1];
+/** Where a search begins: at this rate, or at what the first task found. */
+const START = RATES.indexOf(1e-2);
+/** Numbers each may train beside the head: those of LoRA of rank 4 on every linear map. */
+const BUDGET = 50_000;
+/** Names under which a method is compared with other options than its own. */
+const VARIANTS = {
+  dora: ["lora", { dora: true }],
+  rslora: ["lora", { rslora: true }],
+  pissa: ["lora", { init: "pissa" }],
+  olora: ["lora", { init: "olora" }],
+  corda: ["lora", { init: "corda" }],
 };
-const steps = Number(values.steps);
-const session = { threads: 2, worker: true };
-
-const base = await loadModel(await defaultModelPath());
-const dataset = await loadDataset(join(root, "src"), { maxBytes: 600_000 });
-const { train, validation } = splitDataset(dataset, { validation: 0.1, seed: 1 });
-const rows = (part) => prepareRows(part, base.tokenizer, { length: 64 });
-const [learnt, held] = [rows(train), rows(validation)];
-const plan = {
-  train: learnt.packs,
-  validation: held.packs.slice(0, 48),
-  lengths: [64],
-  batchSize: 8,
-  padId: paddingId(base.tokenizer),
+/** Options for methods whose defaults are for wide models, or that must be told something. */
+const OPTIONS = {
+  "orthogonal-adaptation": { conceptId: "a" },
+  vblora: { vectors: 64, vectorLength: 32 },
+  road: { groupSize: 16 },
+  gralora: { blocks: 2 },
+  psoft: { rank: 32 },
+};
+const temporary = mkdtempSync(join(tmpdir(), "tunesmith-sweep-"));
+const classifying = ["--task", "sequence-classification", "--schedule", "cosine", "--warmup", "0.1"];
+const TASKS = {
+  language: {
+    what: "next token on this repository's sources, 50 steps of 8 x 64 tokens",
+    args: () => [
+      ...["--data", join(root, "src"), "--max-bytes", "300000", "--length", "64", "--batch-size", "8"],
+      ...["--steps", "50", "--schedule", "cosine", "--warmup", "0.1", "--validation-share", "0.06"],
+    ],
+    reach: Number.POSITIVE_INFINITY,
+  },
+  sst2: {
+    what: "sentiment of SST-2, 120 steps of 16 sentences; accuracy on the 872 of dev",
+    args: () => [
+      ...["--data", sst2("train"), "--validation", sst2("dev"), "--length", "40", "--batch-size", "16"],
+      ...["--steps", "120", ...classifying],
+    ],
+    reach: 1,
+  },
+  banking77: {
+    what: "77 intents of banking77, 300 steps of 16 questions; accuracy on the 3,080 of test",
+    args: () => [
+      ...["--data", banking("train"), "--validation", banking("test"), "--length", "32"],
+      ...["--batch-size", "16", "--steps", "300", ...classifying],
+    ],
+    reach: 0,
+  },
 };
 
 const record = join(root, "docs", "data", "method-sweep.json");
-const sweep = existsSync(record) ? JSON.parse(readFileSync(record, "utf8")).methods : {};
-for (const name of values.only?.split(",") ?? methodNames) {
-  const figures = await ratesOf(name);
-  const best = figures.filter(({ loss }) => Number.isFinite(loss)).sort((a, b) => a.loss - b.loss)[0];
-  console.error(
-    name,
-    best ?? "nothing trains",
-    figures.map(({ lr, loss }) => `${lr}:${loss?.toFixed(4)}`).join(" "),
-  );
-  sweep[name] = figures;
-  write(record, { steps, batch: "8 x 64", seed: Number(values.seed), methods: sorted(sweep) });
+const found = existsSync(record) ? JSON.parse(readFileSync(record, "utf8")) : { budget: BUDGET, tasks: {} };
+const names = values.only?.split(",") ?? [...methodNames, ...Object.keys(VARIANTS)];
+for (const task of values.task.split(",")) {
+  found.tasks[task] ??= { what: TASKS[task].what, methods: {} };
+  for (const name of names) await search(task, name);
 }
 
-async function ratesOf(name) {
-  const figures = [];
-  for (const lr of RATES) {
-    try {
-      figures.push({ lr, ...(await run(name, lr)) });
-    } catch (error) {
-      figures.push({ lr, failed: error.code ?? String(error) });
-      if (error.code === "config-invalid" || error.code === "target-unsupported") break;
+/** Climbs from a start to the rate whose neighbours are both worse. */
+async function search(task, name) {
+  const { methods } = found.tasks[task];
+  if (values.again) delete methods[name];
+  methods[name] ??= [];
+  const runs = methods[name];
+  const loss = (at) => runs.find(({ lr }) => lr === RATES[at])?.loss ?? Number.POSITIVE_INFINITY;
+  const start = startOf(task, name);
+  let at = start;
+  for (;;) {
+    for (const next of [at, at + 1, at - 1]) {
+      if (RATES[next] === undefined || Math.abs(next - start) > TASKS[task].reach) continue;
+      if (!runs.some(({ lr }) => lr === RATES[next])) runs.push(await measure(task, name, RATES[next]));
+      if (runs[0].failed) break;
     }
-    // Beyond the best rate the loss rises; two worse ones in a row end the search.
-    const losses = figures.map(({ loss }) => loss ?? Number.POSITIVE_INFINITY);
-    const best = Math.min(...losses);
-    if (losses.length > 2 && losses.slice(-2).every((loss) => loss > best)) break;
+    runs.sort((a, b) => a.lr - b.lr);
+    write();
+    const better = [at + 1, at - 1].find((next) => loss(next) < loss(at));
+    if (better === undefined) break;
+    at = better;
   }
-  return figures;
+  console.error(task, name, RATES[at], runs.map(({ lr, loss: l, failed }) => failed ?? `${lr}:${l?.toFixed(4)}`).join(" "));
 }
 
-async function run(name, lr) {
-  const entry = methodNamed(name);
-  const options = { ...(name === "full" ? {} : { targets: "all-linear" }), ...OPTIONS[name] };
-  const statistics = entry.needs(options);
-  const calibration =
-    statistics.length > 0
-      ? await calibrate(nextToken(base, plan), { statistics, batches: 8, session })
-      : undefined;
-  const model = await applyMethod(base, name, options, { seed: Number(values.seed), calibration });
-  const objective = nextToken(model, plan);
-  const schedule = createSchedule({ type: "cosine", totalSteps: steps, warmupSteps: 4 });
-  const started = performance.now();
-  await fit(objective, {
-    steps,
-    optimizer: adamw({ lr, schedule, maxGradNorm: 1 }),
-    seed: Number(values.seed),
-    session,
-  });
-  const seconds = (performance.now() - started) / 1000;
-  const evaluator = createEvaluator(objective, { session });
-  const { loss } = await evaluator.run(objective.validation());
-  await evaluator.close();
-  const parameters = [...model.parameters.values()].reduce(
-    (sum, { trainable, tensor }) => sum + (trainable ? tensor.data.length : 0),
-    0,
-  );
-  return { loss, parameters, secondsPerStep: seconds / steps };
+/** The rate with the lowest loss on the other tasks, which were searched before. */
+function startOf(task, name) {
+  const others = Object.entries(found.tasks).filter(([other]) => other !== task);
+  const last = others.map(([, { methods }]) => methods[name]).filter((runs) => runs?.some(({ loss }) => loss));
+  const runs = last.at(-1)?.filter(({ loss }) => loss);
+  if (!runs) return START;
+  return RATES.indexOf(runs.reduce((best, run) => (run.loss < best.loss ? run : best)).lr);
 }
 
-function write(file, value) {
-  mkdirSync(dirname(file), { recursive: true });
-  writeFileSync(file, `${JSON.stringify(value, undefined, 2)}\n`);
+async function measure(task, name, lr) {
+  const [method, variant = {}] = VARIANTS[name] ?? [name];
+  const targets = ["full", "selekt", "lt-sft"].includes(method) ? {} : { targets: "all-linear" };
+  const options = { [method]: { ...targets, ...OPTIONS[method], ...variant, lr } };
+  const args = [
+    ...["compare", "--json", "--model", await defaultModelPath(), "--methods", method],
+    ...["--options", JSON.stringify(options), "--budget-parameters", String(BUDGET), "--threads", "2"],
+    ...TASKS[task].args(),
+  ];
+  const run = promisify(execFile)(process.execPath, [join(root, "bin", "tunesmith.mjs"), ...args]);
+  try {
+    const { stdout } = await run;
+    const [result] = JSON.parse(stdout).results;
+    if (result.failed) return { lr, failed: result.failed };
+    const { parameters, lossAfter, scores, stepSeconds, memoryBytes } = result;
+    const score = scores.accuracy === undefined ? {} : { accuracy: scores.accuracy };
+    return { lr, loss: lossAfter, ...score, parameters, stepSeconds, memoryBytes };
+  } catch (error) {
+    return { lr, failed: (error.stderr || String(error)).trim().split("\n")[0] };
+  }
 }
 
-function sorted(object) {
-  return Object.fromEntries(Object.entries(object).sort(([a], [b]) => (a < b ? -1 : 1)));
+function sst2(part) {
+  const rows = readFileSync(join(assets, "data/sst2", `${part}.txt`), "utf8").trim().split("\n");
+  const lines = rows.map((row) => JSON.stringify({ text: row.slice(2), label: row[0] }));
+  return written(`sst2-${part}.jsonl`, lines);
+}
+
+function banking(part) {
+  return join(assets, "data/banking77", `${part}.csv`);
+}
+
+function written(name, lines) {
+  const file = join(temporary, name);
+  writeFileSync(file, `${lines.join("\n")}\n`);
+  return file;
+}
+
+function write() {
+  for (const each of Object.values(found.tasks))
+    each.methods = Object.fromEntries(Object.entries(each.methods).sort(([a], [b]) => (a < b ? -1 : 1)));
+  mkdirSync(dirname(record), { recursive: true });
+  writeFileSync(record, `${JSON.stringify(found, undefined, 2)}\n`);
 }

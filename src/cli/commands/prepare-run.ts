@@ -30,17 +30,11 @@ import {
 import type { Context } from "../command.js";
 import type { TrainConfig } from "../config/schema.js";
 import { formatCount, table, type Ui } from "../ui.js";
+import { openModel, packingFor, rowLength, sessionOf, tokenizeOptions, tokenizerOf } from "../work.js";
+import { defaultRate } from "./default-rate.js";
 import { aligned, balanceOf } from "./align-run.js";
 import { dataName, readRows } from "./read-rows.js";
 import { type SearchReport, searched } from "./search-run.js";
-import {
-  openModel,
-  packingFor,
-  rowLength,
-  sessionOf,
-  tokenizeOptions,
-  tokenizerOf,
-} from "../work.js";
 
 /** The run's configuration with its method's options beside it. */
 export type RunConfig = TrainConfig & Readonly<Record<string, unknown>>;
@@ -302,6 +296,7 @@ export function finish(config: RunConfig, ui: Ui, found: Found): Prepared {
   const { batchSize, accumulate } = config;
   const stepsPerEpoch = Math.max(1, Math.ceil(batchesPerEpoch / accumulate));
   const steps = config.steps ?? Math.max(1, Math.ceil(config.epochs * stepsPerEpoch));
+  const rate = defaultRate(config);
   ui.say(
     table([
       ["model", `${config.model} (${rest.base.architecture}, ${rest.base.task})`],
@@ -310,6 +305,7 @@ export function finish(config: RunConfig, ui: Ui, found: Found): Prepared {
       ["data", described],
       ["held out", heldOut],
       ["steps", `${steps} of ${batchSize * accumulate} rows`],
+      ...(rate ? [["learning rate", `${rate.lr}: ${rate.why}`] as [string, string]] : []),
     ]),
   );
   const { model } = rest;
@@ -363,7 +359,8 @@ export function optimizerOf(
   model: Model,
   given?: Schedule,
 ): Optimizer {
-  const { lr, weightDecay, maxGradNorm, warmup } = config;
+  const { weightDecay, maxGradNorm, warmup } = config;
+  const lr = config.lr ?? defaultRate(config)?.lr;
   const rise = warmup >= 1 ? { warmupSteps: Math.round(warmup) } : warmup > 0 ? { warmupRatio: warmup } : {};
   const described = { ...rise, ...config.scheduleOptions, type: config.schedule, totalSteps };
   const names = [...model.parameters.values()].filter(({ trainable }) => trainable).map(({ name }) => name);

@@ -143,7 +143,13 @@ export const trainSchema = z.strictObject({
     .record(z.string(), optimizerOption)
     .default({})
     .describe("options of the optimiser and of what goes around it, such as betas, loraPlus or emaDecay"),
-  lr: z.number().positive().optional().describe("learning rate; default: the optimiser's"),
+  lr: z
+    .number()
+    .positive()
+    .optional()
+    .describe(
+      "learning rate; default: the optimiser's, times what the method needs over LoRA (comparison.md)",
+    ),
   schedule: z.enum(scheduleNames).default("linear").describe("learning rate over time"),
   scheduleOptions: z
     .record(z.string(), z.union([z.number(), z.string()]))

@@ -27,6 +27,7 @@ export {
   optimizerNames,
   optimizerOptions,
   stateFactor,
+  unitStepRate,
 } from "./registry.js";
 export * from "./scaled.js";
 export { type ScheduleFreeOptions, scheduleFreeAdamw, scheduleFreeSgd } from "./schedule-free.js";

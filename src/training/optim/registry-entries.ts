@@ -81,6 +81,18 @@ const decouple = (value: boolean) =>
   z.boolean().default(value).describe("decay weights apart from the gradient");
 const biasCorrection = () => z.boolean().default(false).describe("correct the step size of the first steps");
 
+/**
+ * Optimisers whose steps are about as long as the learning rate, whatever the size of the gradient: what a method needs more
+ * or less than another with one of them, it needs with the others too.
+ */
+export const unitSteps: ReadonlySet<string> = new Set([
+  "adamw",
+  "adam",
+  "nadam",
+  "lion",
+  "schedule-free-adamw",
+]);
+
 /** Every optimiser there is; a new one is its file and one entry here. */
 export const entries: readonly OptimizerEntry[] = [
   entry(

@@ -4,7 +4,7 @@ import { nearest } from "../../models/index.js";
 import { clipAdaptive } from "./adaptive-clip.js";
 import { decayMask, layerCount, layerwiseDecay, loraPlusGroups, type ParameterGroup } from "./groups.js";
 import { quantizedState } from "./quantized.js";
-import { entries, type OptimizerEntry, type Shared } from "./registry-entries.js";
+import { entries, type OptimizerEntry, type Shared, unitSteps } from "./registry-entries.js";
 import { createSchedule, type Schedule, type ScheduleConfig } from "./schedules.js";
 import { clipByGlobalNorm, clipByValue } from "./transforms.js";
 import type { GradientTransform, Optimizer } from "./types.js";
@@ -101,6 +101,10 @@ export function optimizerNamed(name: string): OptimizerEntry {
     fix: `near names: ${nearest(name, optimizerNames, 3).join(", ")}`,
   });
 }
+
+/** Default learning rate of an optimiser whose steps are about as long as the rate; undefined for the others. */
+export const unitStepRate = (name: string): number | undefined =>
+  unitSteps.has(name) ? (optimizerNamed(name).options.parse({}).lr as number) : undefined;
 
 /** All options of an optimiser: its own and `optimizerModifiers`. */
 export const optimizerOptions = (name: string): z.ZodObject =>
