@@ -28,6 +28,7 @@ import {
   randloraProof,
   veraProof,
 } from "./lowrank-structures.js";
+import { lqLoraProof } from "./lq-lora.js";
 import { ltSftProof } from "./lt-sft.js";
 import { mapProof } from "./map.js";
 import { ia3Proof, oftProof, roadProof } from "./multiplicative-structures.js";
@@ -80,6 +81,7 @@ const proofs: readonly Proof[] = [
   deftProof(),
   alphaTuningProof(),
   sketchTuneProof(),
+  lqLoraProof(),
   lohaProof(),
   lokrProof(),
   hiraProof(),
