@@ -1,12 +1,15 @@
 // Runs the experiments and writes what was measured: npm run proofs -- [NAME ...]
 import { mkdirSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
+import { adaloraProof } from "./adalora.js";
 import { alphaTuningProof } from "./alphatuning.js";
 import { boftProof } from "./boft.js";
 import { colaProof } from "./cola.js";
 import { cordaProof } from "./corda.js";
 import { dAdaptationProof } from "./d-adaptation.js";
 import { deftProof } from "./deft.js";
+import { deloraProof } from "./delora.js";
+import { doraProof } from "./dora.js";
 import { dynamicDoraProof } from "./dora-dynamic.js";
 import { elaloraProof } from "./elalora.js";
 import { fastForwardProof } from "./fast-forward.js";
@@ -18,6 +21,7 @@ import { kadaptationProof } from "./kadaptation.js";
 import { kradapterProof } from "./kradapter.js";
 import { lolduProof } from "./loldu.js";
 import { loraProof } from "./lora.js";
+import { loraStartsProof } from "./lora-starts.js";
 import { lormaProof } from "./lorma.js";
 import {
   graloraProof,
@@ -46,6 +50,7 @@ import { sodaProof } from "./soda.js";
 import { c3aProof, fourierftProof, shiraProof, waveftProof } from "./spectral-structures.js";
 import { ssmloraProof } from "./ssmlora.js";
 import { uoraProof } from "./uora.js";
+import { vbloraProof } from "./vblora.js";
 
 /** Every experiment; a new one is its file and one line here. */
 const proofs: readonly Proof[] = [
@@ -96,6 +101,11 @@ const proofs: readonly Proof[] = [
   ia3Proof(),
   roadProof(),
   oftProof(),
+  adaloraProof(),
+  deloraProof(),
+  doraProof(),
+  loraStartsProof(),
+  vbloraProof(),
 ];
 
 const wanted = process.argv.slice(2);
