@@ -151,6 +151,13 @@ TUNERS = {
                                                                target_modules_bd_b=["q_proj"], match_strict=False))),
     "qalora": ("LoraConfig", dict(r=4, lora_alpha=6, use_qalora=True, qalora_group_size=8, use_rslora=True)),
     "mica": ("LoraConfig", dict(r=4, lora_alpha=8, init_lora_weights="mica")),
+    "tinylora": ("TinyLoraConfig", dict(r=3, u=6)),
+    "tinylora-tied": ("TinyLoraConfig", dict(u=5, weight_tying=0.4, projection_seed=7, save_projection=False)),
+    "tinylora-embedding": ("TinyLoraConfig", dict(u=7, weight_tying=1.0, target_modules=["embed_tokens", "v_proj"])),
+    "unilora": ("UniLoraConfig", dict(r=3, theta_d_length=50, target_modules=["k_proj", "q_proj", "down_proj"])),
+    "unilora-indices": ("UniLoraConfig", dict(theta_d_length=31, proj_seed=7, save_indices=True)),
+    "supertuning": ("SupertuningConfig", dict(sparsity=0.9)),
+    "supertuning-supra": ("SupertuningConfig", dict(sparsity=0.8, r=3, select_top=False, save_precomputed_indices=False)),
 }
 # Case -> arguments of X-LoRA over three LoRA adapters of different ranks, scales and modules.
 XLORA = {
@@ -171,6 +178,8 @@ GPT2_TUNERS = {
     "ia3": dict(target_modules=["c_attn", "mlp.c_proj"], feedforward_modules=["mlp.c_proj"]),
     "deft-projection-qr": dict(target_modules=["c_attn", "mlp.c_proj"], fan_in_fan_out=True),
     "ln-tuning": dict(target_modules=["ln_1", "ln_f"], modules_to_save=None),
+    "tinylora": dict(target_modules=["wpe", "c_attn", "mlp.c_proj"], fan_in_fan_out=True),
+    "unilora": dict(target_modules=["c_attn", "mlp.c_proj"], fan_in_fan_out=True),
 }
 
 
@@ -194,8 +203,8 @@ def with_qalora(layer, *, config, **kwargs):
 
 lora_layer.Linear.resolve_lora_variant = with_qalora
 
-# Noise for tuners whose numbers must stay small (a series that converges, logarithms of variances).
-SMALL = {"oft": 0.02, "oft-exact": 0.1, "oft-number": 0.1, "oft-shared": 0.02}
+# Noise for tuners whose numbers must stay small (a series that converges, logarithms of variances), or large.
+SMALL = {"oft": 0.02, "oft-exact": 0.1, "oft-number": 0.1, "oft-shared": 0.02, "unilora": 1, "unilora-indices": 1}
 
 
 # What PEFT does not merge.
@@ -235,6 +244,9 @@ def file_name(parameter):
     """The name under which the adapter file holds a parameter of the adapted model."""
     if "vector_bank" in parameter:  # VB-LoRA's bank hangs at every module.
         return "base_model.vblora_vector_bank"
+    for shared in ("tinylora_v", "unilora_theta_d"):  # So do these.
+        if shared in parameter:
+            parameter = "base_model." + parameter[parameter.index(shared):]
     for found, stored in (("modules_to_save.default.", ""), (".default.weight", ".weight"), (".default", "")):
         parameter = parameter.replace(found, stored)
     return parameter.replace("lora_magnitude_vector.weight", "lora_magnitude_vector")

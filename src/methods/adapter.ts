@@ -12,6 +12,7 @@ import {
 import { rng } from "../runtime/random/index.js";
 import { tensor, toFloat32 } from "../tensor/index.js";
 import type { Calibration } from "./calibration.js";
+import { definitionOrder } from "./definition-order.js";
 import type { Adaptation, InitContext, SiteShape, Statistic, TensorNumbers, TensorSpec } from "./method.js";
 import { type SavedTensor, savedTensors } from "./saved.js";
 import { selectTargets } from "./targets.js";
@@ -250,7 +251,7 @@ export function assemble(parts: Omit<Adapter, "gate" | "parameters">): Adapter {
   return { ...parts, gate, parameters };
 }
 
-/** The sites an adaptation's configuration selects. Throws `target-not-found` and `target-unsupported`. */
+/** The sites an adaptation's configuration selects, in the order that the model defines them. Throws `target-not-found` and `target-unsupported`. */
 export function chooseSites(model: Model, sites: readonly Site[], { method, config }: Adaptation): Site[] {
   if (method.whole) return [];
   const unique = [...new Map(sites.map((site) => [site.path, site] as const)).values()];
@@ -271,7 +272,8 @@ export function chooseSites(model: Model, sites: readonly Site[], { method, conf
       },
     );
   }
-  return chosen;
+  const order = definitionOrder(unique.map(({ path }) => path));
+  return chosen.toSorted((a, b) => Number(order.get(a.path)) - Number(order.get(b.path)));
 }
 
 /** Results that several initialisers ask for, computed once. */

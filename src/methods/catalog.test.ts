@@ -54,6 +54,9 @@ const OPTIONS: Readonly<Record<string, Readonly<Record<string, unknown>>>> = {
   poly: { rank: 2, tasks: 3, skills: 2, splits: 2, taskId: 1 },
   loha: { rank: 2 },
   "ln-tuning": { targets: ["input_layernorm", "norm"] },
+  tinylora: { vectorLength: 6, weightTying: 0.5 },
+  unilora: { rank: 2, length: 24 },
+  supertuning: { sparsity: 0.9, rank: 2, dropout: 0.1 },
   bitfit: { targets: ["q_proj", "o_proj"] },
   lokr: { rank: 1 },
   diffora: { rank: 2, relax: "softmax" },
@@ -67,7 +70,7 @@ const OPTIONS: Readonly<Record<string, Readonly<Record<string, unknown>>>> = {
 };
 
 /** Methods that start near the base only, and how near. */
-const NEAR: Readonly<Record<string, number>> = { vblora: 1e-3, kasa: 0.1 };
+const NEAR: Readonly<Record<string, number>> = { vblora: 1e-3, unilora: 1e-3, kasa: 0.1 };
 
 const PLAN = { batchSize: 2, lengths: [8], padId: 0 };
 const examples = [0, 1].map((row) => ({

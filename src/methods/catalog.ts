@@ -28,6 +28,8 @@ import { pveraMethod } from "./lowrank/pvera.js";
 import { qaloraMethod } from "./lowrank/qalora.js";
 import { randloraMethod } from "./lowrank/randlora.js";
 import { ssmloraMethod } from "./lowrank/ssmlora.js";
+import { tinyloraMethod } from "./lowrank/tinylora.js";
+import { uniloraMethod } from "./lowrank/unilora.js";
 import { uoraMethod } from "./lowrank/uora.js";
 import { vbloraMethod } from "./lowrank/vblora.js";
 import { veraMethod } from "./lowrank/vera.js";
@@ -50,6 +52,7 @@ import { fineGatesMethod } from "./sparse/fine-gates.js";
 import { neuroadaMethod } from "./sparse/neuroada.js";
 import { rosaMethod } from "./sparse/rosa.js";
 import { shiraMethod } from "./sparse/shira.js";
+import { supertuningMethod } from "./sparse/supertuning.js";
 import { c3aMethod } from "./spectral/c3a.js";
 import { fourierftMethod } from "./spectral/fourierft.js";
 import { waveftMethod } from "./spectral/waveft.js";
@@ -78,6 +81,9 @@ const methods = [
   kadaptationMethod,
   rosaMethod,
   ia3Method,
+  tinyloraMethod,
+  uniloraMethod,
+  supertuningMethod,
   lnTuningMethod,
   bitfitMethod,
   beftMethod,

@@ -120,6 +120,11 @@ const CASES: readonly Case[] = [
   ["peanut", { rank: 4, depth: 2 }, 2 * 4 * out + 4 * 16],
   ["lily", { rank: 4, experts: 3 }, 4 * (inn + 3 * out) + 3 * 4],
   ["poly", { rank: 4, tasks: 5, skills: 3, splits: 2 }, 3 * 4 * (inn + out) + 5 * 2 * 3],
+  ["tinylora", { vectorLength: 13, rank: 3 }, 13],
+  ["unilora", { length: 100 }, 100],
+  ["supertuning", { sparsity: 0.9 }, 153],
+  ["supertuning", { sparsity: 0.9, rank: 2 }, 153 + 2 * (inn + out)],
+  ["beft", {}, out],
   ["loha", { rank: 4 }, 2 * 4 * (inn + out)],
   // 48 = 6 · 8, 32 = 4 · 8
   ["lokr", { rank: 2 }, 6 * 4 + 2 * (8 + 8)],

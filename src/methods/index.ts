@@ -93,6 +93,8 @@ export { type QaloraConfig, qalora, qaloraMethod } from "./lowrank/qalora.js";
 export { type RandloraConfig, randlora, randloraMethod } from "./lowrank/randlora.js";
 export { movesAt, ranksOf } from "./lowrank/rank-moves.js";
 export { alternating, type SsmloraConfig, ssmlora, ssmloraMethod } from "./lowrank/ssmlora.js";
+export { type TinyloraConfig, tinylora, tinyloraMethod } from "./lowrank/tinylora.js";
+export { type UniloraConfig, unilora, uniloraMethod } from "./lowrank/unilora.js";
 export { type UoraConfig, uora, uoraMethod } from "./lowrank/uora.js";
 export { type VbloraConfig, vblora, vbloraMethod } from "./lowrank/vblora.js";
 export { type VeraConfig, vera, veraMethod } from "./lowrank/vera.js";
@@ -229,6 +231,7 @@ export {
 export { type RosaConfig, rosa, rosaMethod } from "./sparse/rosa.js";
 export { type Projection, type SelektConfig, type Selekted, selekt } from "./sparse/selekt.js";
 export { type ShiraConfig, shira, shiraMethod } from "./sparse/shira.js";
+export { type SupertuningConfig, supertuning, supertuningMethod } from "./sparse/supertuning.js";
 export { type C3aConfig, c3a, c3aMethod } from "./spectral/c3a.js";
 export { type FourierftConfig, fourierft, fourierftMethod } from "./spectral/fourierft.js";
 export { type WaveftConfig, waveft, waveftMethod } from "./spectral/waveft.js";

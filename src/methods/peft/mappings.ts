@@ -13,6 +13,7 @@ import {
   roadMapping,
 } from "./blocks.js";
 import { fourierftMapping, shiraMapping, waveftMapping } from "./entries.js";
+import { supertuningMapping, tinyloraMapping, uniloraMapping } from "./few-numbers.js";
 import { gloraMapping } from "./glora.js";
 import { loraMapping } from "./lora.js";
 import { bdloraMapping, kasaMapping, qaloraMapping } from "./lora-variants.js";
@@ -40,6 +41,9 @@ const mappings = [
   oftMapping,
   hraMapping,
   ia3Mapping,
+  tinyloraMapping,
+  uniloraMapping,
+  supertuningMapping,
   lnTuningMapping,
   beftMapping,
   lohaMapping,
