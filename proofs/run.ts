@@ -2,6 +2,7 @@
 import { mkdirSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { adaloraProof } from "./adalora.js";
+import { alignProof } from "./align-lora.js";
 import { alphaTuningProof } from "./alphatuning.js";
 import { boftProof } from "./boft.js";
 import { colaProof } from "./cola.js";
@@ -9,6 +10,7 @@ import { cordaProof } from "./corda.js";
 import { dAdaptationProof } from "./d-adaptation.js";
 import { deftProof } from "./deft.js";
 import { deloraProof } from "./delora.js";
+import { difforaProof } from "./diffora.js";
 import { doraProof } from "./dora.js";
 import { dynamicDoraProof } from "./dora-dynamic.js";
 import { elaloraProof } from "./elalora.js";
@@ -58,6 +60,8 @@ const proofs: readonly Proof[] = [
   elaloraProof(),
   mapProof(),
   ssmloraProof(),
+  difforaProof(),
+  alignProof(),
   smoreProof(),
   colaProof(),
   dynamicDoraProof(),
