@@ -21,7 +21,10 @@ export async function runExport(config: Config, { ui, signal }: Context): Promis
     ui.result({ format: config.format, path: config.out, files: [config.out] });
     return;
   }
-  const folded = config.adapterWeights === "merged" && isAdapted(model) ? await merge(model) : undefined;
+  const folds = config.adapterWeights === "merged" && isAdapted(model);
+  const folded = folds ? await merge(model, { quantized: config.quantized }) : undefined;
+  if (config.quantized && !folded?.receipt.quantized)
+    ui.note("--quantized does nothing here: no quantised weight was to be changed");
   const receipt = folded && { ...folded.receipt, action: "export" as const };
   const card = await cardFor(config, model, folded);
   if (receipt) ui.say(formatReceipt(receipt));

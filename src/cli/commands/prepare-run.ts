@@ -30,7 +30,15 @@ import {
 import type { Context } from "../command.js";
 import type { TrainConfig } from "../config/schema.js";
 import { formatCount, table, type Ui } from "../ui.js";
-import { openModel, packingFor, rowLength, sessionOf, tokenizeOptions, tokenizerOf } from "../work.js";
+import {
+  noteQuantization,
+  openModel,
+  packingFor,
+  rowLength,
+  sessionOf,
+  tokenizeOptions,
+  tokenizerOf,
+} from "../work.js";
 import { defaultRate } from "./default-rate.js";
 import { aligned, balanceOf } from "./align-run.js";
 import { dataName, readRows } from "./read-rows.js";
@@ -297,6 +305,8 @@ export function finish(config: RunConfig, ui: Ui, found: Found): Prepared {
   const stepsPerEpoch = Math.max(1, Math.ceil(batchesPerEpoch / accumulate));
   const steps = config.steps ?? Math.max(1, Math.ceil(config.epochs * stepsPerEpoch));
   const rate = defaultRate(config);
+  // What the method itself quantised.
+  if (!rest.base.quantization) noteQuantization(rest.model, ui);
   ui.say(
     table([
       ["model", `${config.model} (${rest.base.architecture}, ${rest.base.task})`],

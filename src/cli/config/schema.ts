@@ -50,6 +50,10 @@ const quantizeField = z
   .enum(["int8", "int8-dynamic", "int4", "nf4", "nf"])
   .optional()
   .describe("keep the weights of linear maps in 8, 4 or, as nf, 3 bits (quantization.md)");
+const quantizedField = z
+  .enum(["keep", "requantize", "dequantize"])
+  .optional()
+  .describe("what becomes of changes to quantised weights");
 const adapterShape = {
   adapter: z.string().min(1).optional().describe("folder of a PEFT adapter to put on the model"),
   anyBase: z.boolean().default(false).describe("apply the adapter although it was trained on another base"),
@@ -318,10 +322,7 @@ export const generateFlagsSchema = z.strictObject({
 export const mergeSchema = z.strictObject({
   model: modelField,
   quantize: quantizeField,
-  quantized: z
-    .enum(["keep", "requantize", "dequantize"])
-    .optional()
-    .describe("what becomes of changes to quantised weights"),
+  quantized: quantizedField,
   adapter: z.string().min(1).describe("folder of the PEFT adapter to fold into the weights"),
   anyBase: adapterShape.anyBase,
   out: z.string().min(1).describe("folder the merged model is written to"),
@@ -370,6 +371,7 @@ export const convertSchema = z
 export const exportSchema = z.strictObject({
   model: modelField,
   ...adapterShape,
+  quantized: quantizedField,
   task: z
     .enum([
       "auto",
