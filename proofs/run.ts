@@ -21,6 +21,7 @@ import { hraProof } from "./hra.js";
 import { hydraProof } from "./hydra.js";
 import { kadaptationProof } from "./kadaptation.js";
 import { kradapterProof } from "./kradapter.js";
+import { lilyProof } from "./lily.js";
 import { lolduProof } from "./loldu.js";
 import { loraProof } from "./lora.js";
 import { loraStartsProof } from "./lora-starts.js";
@@ -40,6 +41,8 @@ import { mapProof } from "./map.js";
 import { ia3Proof, oftProof, roadProof } from "./multiplicative-structures.js";
 import { neuroadaProof } from "./neuroada.js";
 import { orthogonalAdaptationProof } from "./orthogonal-adaptation.js";
+import { peanutProof } from "./peanut.js";
+import { polyProof } from "./poly.js";
 import { holds, type Proof } from "./proof.js";
 import { psoftProof } from "./psoft.js";
 import { pveraProof } from "./pvera.js";
@@ -53,6 +56,7 @@ import { c3aProof, fourierftProof, shiraProof, waveftProof } from "./spectral-st
 import { ssmloraProof } from "./ssmlora.js";
 import { uoraProof } from "./uora.js";
 import { vbloraProof } from "./vblora.js";
+import { xloraProof } from "./xlora.js";
 
 /** Every experiment; a new one is its file and one line here. */
 const proofs: readonly Proof[] = [
@@ -60,6 +64,10 @@ const proofs: readonly Proof[] = [
   elaloraProof(),
   mapProof(),
   ssmloraProof(),
+  peanutProof(),
+  lilyProof(),
+  polyProof(),
+  xloraProof(),
   difforaProof(),
   alignProof(),
   smoreProof(),
