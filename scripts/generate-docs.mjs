@@ -4,6 +4,8 @@ import { readFileSync } from "node:fs";
 import { join } from "node:path";
 import { fileURLToPath } from "node:url";
 import { benchDocs } from "./generate-bench-docs.mjs";
+import { comparisonDocs } from "./generate-comparison.mjs";
+import { proofDocs } from "./generate-proofs-page.mjs";
 import { put, table, withSection } from "./generated-text.mjs";
 import { importSource } from "./import-source.mjs";
 
@@ -17,6 +19,7 @@ const source = await importSource(
   export { configJsonSchema } from "./src/cli/config/schema.ts";
   export { fieldOf } from "./src/cli/config/flags.ts";
   export { optionsMarkdown } from "./src/cli/config/docs.ts";
+  export { paretoChart } from "./src/cli/tracking/pareto.ts";
   export { errorMeanings } from "./src/errors/index.ts";
   export { methodNamed, methodNames } from "./src/methods/index.ts";
   export { architectures, tensorArchitectures } from "./src/models/index.ts";
@@ -160,6 +163,8 @@ const changed = [
   put("docs/formats.md", withSection("docs/formats.md", "architectures", architectureList()), check),
   put("schema/tunesmith.schema.json", schema(), check),
   benchDocs(check),
+  comparisonDocs(source, check),
+  proofDocs(check),
 ];
 if (!check) spawnSync(process.execPath, ["scripts/generate-op-table.mjs"], { cwd: root, stdio: "inherit" });
 const stale = changed.filter(Boolean).length;

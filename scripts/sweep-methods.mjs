@@ -9,8 +9,8 @@ import { tmpdir } from "node:os";
 import { dirname, join } from "node:path";
 import { fileURLToPath } from "node:url";
 import { parseArgs, promisify } from "node:util";
-import { defaultModelPath } from "tunesmith/models";
 import { methodNames } from "tunesmith/methods";
+import { defaultModelPath } from "tunesmith/models";
 
 const root = join(dirname(fileURLToPath(import.meta.url)), "..");
 const assets = process.env.TUNESMITH_ASSETS ?? join(root, "../shared/assets");
@@ -100,13 +100,20 @@ async function search(task, name) {
     if (better === undefined) break;
     at = better;
   }
-  console.error(task, name, RATES[at], runs.map(({ lr, loss: l, failed }) => failed ?? `${lr}:${l?.toFixed(4)}`).join(" "));
+  console.error(
+    task,
+    name,
+    RATES[at],
+    runs.map(({ lr, loss: l, failed }) => failed ?? `${lr}:${l?.toFixed(4)}`).join(" "),
+  );
 }
 
 /** The rate with the lowest loss on the other tasks, which were searched before. */
 function startOf(task, name) {
   const others = Object.entries(found.tasks).filter(([other]) => other !== task);
-  const last = others.map(([, { methods }]) => methods[name]).filter((runs) => runs?.some(({ loss }) => loss));
+  const last = others
+    .map(([, { methods }]) => methods[name])
+    .filter((runs) => runs?.some(({ loss }) => loss));
   const runs = last.at(-1)?.filter(({ loss }) => loss);
   if (!runs) return START;
   return RATES.indexOf(runs.reduce((best, run) => (run.loss < best.loss ? run : best)).lr);
@@ -135,7 +142,9 @@ async function measure(task, name, lr) {
 }
 
 function sst2(part) {
-  const rows = readFileSync(join(assets, "data/sst2", `${part}.txt`), "utf8").trim().split("\n");
+  const rows = readFileSync(join(assets, "data/sst2", `${part}.txt`), "utf8")
+    .trim()
+    .split("\n");
   const lines = rows.map((row) => JSON.stringify({ text: row.slice(2), label: row[0] }));
   return written(`sst2-${part}.jsonl`, lines);
 }
