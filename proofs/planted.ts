@@ -5,6 +5,7 @@ import {
   callMethod,
   type HookContext,
   type HookSite,
+  type SharedSpec,
   type SiteConfig,
   type SiteShape,
   type TensorSpec,
@@ -137,7 +138,22 @@ export async function start<C extends SiteConfig>(
     shared[key] = await make(`default/${key}`, spec, () =>
       spec.init({ sites: shapes, seed, once: memo, ...drawn(seed, "shared", key) }),
     );
-  return { sites, shared };
+  return {
+    sites: sites.map((site) => withLent(site, method.shared?.(shapes, config) ?? {}, shared)),
+    shared,
+  };
+}
+
+/** A site with the shared tensors that only some sites read, by its names for them. */
+function withLent(
+  site: HookSite,
+  specs: Readonly<Record<string, SharedSpec>>,
+  shared: Readonly<Record<string, Parameter>>,
+): HookSite {
+  const lent = Object.entries(specs).flatMap(([key, { readers }]) =>
+    readers?.paths.includes(site.shape.path) ? [[readers.as, shared[key] as Parameter] as const] : [],
+  );
+  return { ...site, tensors: { ...site.tensors, ...Object.fromEntries(lent) } };
 }
 
 const valuesOf = ({ shared }: PlantedSites, site: HookSite): Record<string, Value> =>
@@ -408,7 +424,7 @@ export function plant(
 
 /** Noise on every trained number. */
 export function disturb({ sites, shared }: PlantedSites, std: number, seed = 5): void {
-  const all = [...sites.flatMap(({ tensors }) => Object.values(tensors)), ...Object.values(shared)];
+  const all = new Set([...sites.flatMap(({ tensors }) => Object.values(tensors)), ...Object.values(shared)]);
   for (const { name, trainable, tensor: own } of all) {
     if (!trainable) continue;
     const data = own.data as Float32Array;

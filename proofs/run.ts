@@ -54,6 +54,8 @@ import { smoreProof } from "./smore.js";
 import { sodaProof } from "./soda.js";
 import { c3aProof, fourierftProof, shiraProof, waveftProof } from "./spectral-structures.js";
 import { ssmloraProof } from "./ssmlora.js";
+import { tinyloraProof } from "./tinylora.js";
+import { uniloraProof } from "./unilora.js";
 import { uoraProof } from "./uora.js";
 import { vbloraProof } from "./vblora.js";
 import { xloraProof } from "./xlora.js";
@@ -77,6 +79,8 @@ const proofs: readonly Proof[] = [
   lolduProof(),
   lormaProof(),
   uoraProof(),
+  tinyloraProof(),
+  uniloraProof(),
   kradapterProof(),
   pveraProof(),
   cordaProof(),
