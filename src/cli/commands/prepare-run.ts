@@ -39,8 +39,8 @@ import {
   tokenizeOptions,
   tokenizerOf,
 } from "../work.js";
-import { defaultRate } from "./default-rate.js";
 import { aligned, balanceOf } from "./align-run.js";
+import { defaultRate } from "./default-rate.js";
 import { dataName, readRows } from "./read-rows.js";
 import { type SearchReport, searched } from "./search-run.js";
 

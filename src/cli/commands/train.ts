@@ -15,6 +15,7 @@ import type { Context } from "../command.js";
 import { type Following, followRun } from "../tracking/follow.js";
 import { formatCount, formatDuration } from "../ui.js";
 import { checkOut, sessionOf, throwIfAborted, tokenizerOf } from "../work.js";
+import { gapsOf } from "./align-run.js";
 import { dryRun } from "./dry-run.js";
 import { findLr } from "./find-lr.js";
 import { stepOptions } from "./fit-options.js";
@@ -52,6 +53,7 @@ async function tune(
   const before = await evaluation(prepared, config);
   following.before(before);
   if (before) ui.say(`before: ${shown(before)}`);
+  const apart = await gapsOf(prepared.objective, config, ui, "before:");
   throwIfAborted(signal);
   const result = await trainWithBar(config, prepared, following, context);
   const { steps, restoredStep } = result;
@@ -59,6 +61,7 @@ async function tune(
   if (restoredStep !== undefined) ui.say(`the weights are those of step ${restoredStep}, the best evaluated`);
   const after = result.evaluation ?? (await evaluation(prepared, config));
   if (after) ui.say(`after:  ${shown(after)}`);
+  const closer = await gapsOf(prepared.objective, config, ui, "after: ");
   const { receipt, text, kind } = await saveResult(prepared.model, config.out, ui);
   if (prepared.data.layout === "chat") await recordTemplate(prepared.base, config);
   await recordTask(prepared.base, config);
@@ -82,6 +85,7 @@ async function tune(
     restoredStep: result.restoredStep ?? null,
     seconds,
     receipt,
+    ...(apart ? { alignment: { before: apart, after: closer } } : {}),
     ...(prepared.search ? { modules: prepared.search.table } : {}),
   });
 }

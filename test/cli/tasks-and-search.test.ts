@@ -1,0 +1,79 @@
+import { existsSync, mkdtempSync, readFileSync, writeFileSync } from "node:fs";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { fileURLToPath } from "node:url";
+import { expect, test } from "vitest";
+import { json, run } from "./run.js";
+
+const MODEL = join(fileURLToPath(new URL("../../", import.meta.url)), "assets/default-model");
+const folder = mkdtempSync(join(tmpdir(), "tunesmith-tasks-"));
+const lines = (rows: readonly object[]) => rows.map((row) => `${JSON.stringify(row)}\n`).join("");
+const sums = Array.from({ length: 12 }, (_, at) => ({ prompt: `${at} + ${at} =`, completion: ` ${2 * at}` }));
+const words = Array.from({ length: 12 }, (_, at) => ({ prompt: `word ${at}:`, completion: ` w${at * at}` }));
+writeFileSync(join(folder, "sums.jsonl"), lines(sums));
+writeFileSync(join(folder, "words.jsonl"), lines(words));
+const mixed = [
+  ...sums.map((row) => ({ ...row, task: "sums" })),
+  ...words.map((row) => ({ ...row, task: "words" })),
+];
+writeFileSync(join(folder, "mixed.jsonl"), lines(mixed));
+const args = ["train", "--model", MODEL, "--length", "32", "--threads", "1", "--no-track", "--lr", "1e-2"];
+
+interface Trained {
+  readonly alignment: Record<
+    "before" | "after",
+    readonly { readonly layer: string; readonly dist: number }[]
+  >;
+  readonly modules: { readonly selected: readonly string[]; readonly table: readonly (readonly number[])[] };
+  readonly receipt: { readonly sitesChanged: number };
+}
+const trained = async (more: readonly string[]) =>
+  (await json([...args, ...more], folder)) as unknown as Trained;
+
+test("--alignment draws tasks together, named by a field or by files", async () => {
+  const how = [
+    "--steps",
+    "12",
+    "--targets",
+    "q_proj,v_proj",
+    "--alignment",
+    '{"weight": 1}',
+    "--validation-share",
+    "0",
+  ];
+  const byField = await trained([...how, "--data", "mixed.jsonl", "--out", "by-field"]);
+  const byFile = await trained([...how, "--data", "sums.jsonl", "words.jsonl", "--out", "by-file"]);
+  const mean = (gaps: Trained["alignment"]["before"]) =>
+    gaps.reduce((sum, { dist }) => sum + dist, 0) / gaps.length;
+  for (const { alignment } of [byField, byFile]) {
+    expect(alignment.before).toHaveLength(8);
+    expect(mean(alignment.after)).toBeLessThan(0.8 * mean(alignment.before));
+  }
+  expect(byFile.alignment).toEqual(byField.alignment);
+}, 120_000);
+
+test("--alignment without tasks, or of another method, is refused", async () => {
+  const refused = async (more: readonly string[]) =>
+    (await run([...args, "--steps", "1", "--out", "refused", "--alignment", "{}", ...more], folder)).stderr;
+  expect(await refused(["--data", "sums.jsonl"])).toMatch(/row 1 does not say which task it is of/);
+  expect(await refused(["--data", "mixed.jsonl", "--batch-size", "3"])).toMatch(/holds 1 of each of 2 tasks/);
+  expect(await refused(["--data", "mixed.jsonl", "--method", "ia3"])).toMatch(/no module has a LoRA/);
+}, 120_000);
+
+test("diffora searches before the run, and a continued run keeps what it found", async () => {
+  const how = ["--method", "diffora", "--per-layer", "1", "--targets", "q_proj,down_proj", "--rank", "2"];
+  const search = ["--search-steps", "3", "--kernel-samples", "2", "--save-every", "2"];
+  const whole = ["--data", "mixed.jsonl", "--out", "searched", ...how, ...search];
+  const first = await trained([...whole, "--steps", "2"]);
+  expect(first.modules.selected).toHaveLength(4);
+  expect(first.modules.table.map((row) => row.reduce((a, b) => a + b, 0))).toEqual([1, 1, 1, 1]);
+  expect(first.receipt.sitesChanged).toBe(4);
+  const config = JSON.parse(readFileSync(join(folder, "searched/adapter_config.json"), "utf8"));
+  expect(config).toMatchObject({ peft_type: "LORA", target_modules: first.modules.selected });
+  const kept = JSON.parse(readFileSync(join(folder, "searched/modules.json"), "utf8"));
+  expect(kept.leastEigenvalue.all).toBeGreaterThanOrEqual(kept.leastEigenvalue.selected);
+  const again = await run([...args, ...whole, "--steps", "2", "--resume", "--json"], folder);
+  expect(again.code).toBe(0);
+  expect(again.stdout).not.toMatch(/steps of search/);
+  expect(existsSync(join(folder, "searched/.run/search.json"))).toBe(true);
+}, 120_000);
