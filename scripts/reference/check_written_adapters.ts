@@ -6,7 +6,8 @@ import { spawnSync } from "node:child_process";
 import { mkdtempSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
-import { type AdaptedLm, adapt, lora, saveAdapter } from "../../src/methods/index.js";
+import { siteMethods } from "../../src/methods/catalog.js";
+import { type AdaptedLm, adapt, type lora, saveAdapter } from "../../src/methods/index.js";
 import {
   inputShape,
   loadFolder,
@@ -20,8 +21,10 @@ import { type Tensor, tensor, writeSafetensors } from "../../src/tensor/index.js
 
 type Options = NonNullable<Parameters<typeof lora>[0]>;
 interface Case {
-  readonly model: "gpt2" | "llama" | "vit" | "resnet" | "resnet-basic" | "mobilenet-dilated";
-  readonly options: Options;
+  readonly model: "gpt2" | "llama" | "qwen2" | "vit" | "resnet" | "resnet-basic" | "mobilenet-dilated";
+  /** Default: lora. */
+  readonly method?: string;
+  readonly options: Options | Readonly<Record<string, unknown>>;
 }
 
 const root = process.env.TUNESMITH_ROOT ?? ".";
@@ -96,6 +99,36 @@ const CASES: Readonly<Record<string, Case>> = {
     model: "llama",
     options: { targets: ["q_proj", "v_proj"], exclude: ["layers.0.self_attn.q_proj"] },
   },
+  "llama-osf": {
+    model: "llama",
+    method: "osf",
+    options: { keptRank: 0.4, keptPattern: { "layers.1.*q_proj": 5 }, targets: ["q_proj", "up_proj"] },
+  },
+  "llama-deft-projection": { model: "llama", method: "deft-projection", options: { rank: 3, alpha: 5 } },
+  "llama-deft-projection-qr": {
+    model: "llama",
+    method: "deft-projection",
+    options: { rank: 3, projection: "qr" },
+  },
+  "gpt2-deft-projection": { model: "gpt2", method: "deft-projection", options: { projection: "qr" } },
+  "llama-adamss": {
+    model: "llama",
+    method: "adamss",
+    options: { rank: 7, subspaces: 3, subspaceRank: 2, targets: ["q_proj", "v_proj", "down_proj"] },
+  },
+  "llama-adamss-dynamic": {
+    model: "llama",
+    method: "adamss",
+    options: { rank: 9, subspaceRank: 3, dynamicRank: true, threshold: 0.5, targets: ["up_proj"] },
+  },
+  "qwen2-adamss": { model: "qwen2", method: "adamss", options: { rank: 7, subspaces: 3, subspaceRank: 2 } },
+  "llama-kasa": { model: "llama", method: "kasa", options: { rank: 3, alpha: 6 } },
+  "llama-bdlora": {
+    model: "llama",
+    method: "bdlora",
+    options: { rank: 6, blocks: 2, targets: "all-linear" },
+  },
+  "llama-mica": { model: "llama", options: { init: "mica" } },
 };
 
 function randomise(model: Pick<AdaptedLm, "parameters">): void {
@@ -115,11 +148,12 @@ const IDS = Array.from({ length: 12 }, (_, at) => (at * 17 + 3) % 70);
 const VISION = ["vit", "resnet", "resnet-basic", "mobilenet-dilated"];
 
 /** The adapted model, what it was fed, and what it gave. */
-async function adapted(base: string, options: Options) {
-  const { adaptation, folder } = {
-    adaptation: lora({ rank: 4, alpha: 8, ...options }),
-    folder: folderOf(base),
-  };
+async function adapted({ model: base, method: name = "lora", options }: Case) {
+  const folder = folderOf(base);
+  const method = siteMethods.find((each) => each.name === name);
+  if (!method) throw new Error(`no method ${name}`);
+  const own = name === "lora" ? { rank: 4, alpha: 8, ...options } : options;
+  const adaptation = { method, config: method.schema.parse(own) };
   if (!VISION.includes(base)) {
     const model = await adapt(await loadFolder(folder), adaptation);
     randomise(model);
@@ -146,10 +180,10 @@ function exampleOf(model: TensorModel): Tensor {
 
 const work = mkdtempSync(join(tmpdir(), "tunesmith-written-"));
 let failures = 0;
-for (const [name, { model: base, options }] of Object.entries(CASES)) {
+for (const [name, each] of Object.entries(CASES)) {
   if (wanted.length > 0 && !wanted.includes(name)) continue;
-  const baseFolder = folderOf(base);
-  const { model, given, logits } = await adapted(base, options);
+  const baseFolder = folderOf(each.model);
+  const { model, given, logits } = await adapted(each);
   const folder = join(work, name);
   await saveAdapter(model, folder);
   const input = join(work, `${name}.input.safetensors`);

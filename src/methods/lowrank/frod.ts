@@ -31,6 +31,10 @@ const schema = siteConfigSchema.extend({
     .describe("what is added to Gram matrices before they are inverted"),
   positionSeed: z.number().int().nonnegative().default(0).describe("seed of the places of those entries"),
   dropout: z.number().min(0).lt(1).default(0).describe("dropout on the input of the update while training"),
+  basis: z
+    .enum(["own", "peft"])
+    .default("own")
+    .describe("who computed the common basis; peft is for adapters that PEFT wrote"),
 });
 
 /** Configuration of FRoD, after defaults. */
@@ -87,7 +91,20 @@ function positions(sites: readonly SiteShape[], config: FrodConfig): ReadonlyMap
   );
 }
 
-async function basis(own: readonly SiteShape[], { weight }: SharedInitContext, ridge: number) {
+async function computed(
+  own: readonly SiteShape[],
+  { weight }: SharedInitContext,
+  { ridge, basis }: FrodConfig,
+): Promise<Float32Array> {
+  if (basis === "peft") {
+    throw new TunesmithError(
+      "config-invalid",
+      "frod: a basis that PEFT computed comes from its files alone",
+      {
+        fix: "leave basis out, or load an adapter that PEFT wrote",
+      },
+    );
+  }
   const matrices: Matrix[] = [];
   for (const { path, outFeatures: rows, inFeatures: cols } of own)
     matrices.push({ rows, cols, data: (await weight?.(path)) ?? new Float32Array(rows * cols) });
@@ -101,7 +118,7 @@ function shared(sites: readonly SiteShape[], config: FrodConfig): Record<string,
     specs[`frod_V.${name}`] = {
       shape: [size, size],
       trainable: false,
-      init: (context) => basis(own, context, config.ridge),
+      init: (context) => computed(own, context, config),
     };
     specs[`frod_s_indices.${name}`] = {
       shape: [2, entriesOf(size, config)],
@@ -214,7 +231,9 @@ export const frodMethod = {
 
 /**
  * FRoD with a configuration. Defaults are PEFT's. The common basis is computed from the weights when an adapter is made,
- * which takes a while for wide inputs, and stored with it, once per role; U is computed from both again.
+ * which takes a while for wide inputs, and stored with it, once per role; U is computed from both again. PEFT takes its U from a
+ * basis that it computes itself whatever the file says, so that it reads its own adapters only: others are saved in a folder that
+ * it refuses.
  *
  * Throws `config-invalid` naming the field.
  *

@@ -143,7 +143,12 @@ describe("damaged folders", () => {
   test.each([
     ["peft_type", "lora", /LORA/],
     ["peft_type", "TRAINABLE_TOKENS", /TRAINABLE_TOKENS/],
-    ["use_qalora", true, /use_qalora/],
+    ["alora_invocation_tokens", [5, 7], /alora_invocation_tokens/],
+    ["arrow_config", { top_k: 2 }, /arrow_config/],
+    ["layer_replication", [[0, 2]], /layer_replication/],
+    ["monteclora_config", { num_samples: 8 }, /monteclora_config/],
+    ["target_parameters", ["experts.up"], /target_parameters/],
+    ["velora_config", { num_groups: 8 }, /velora_config/],
     ["init_lora_weights", "corda", /corda/],
     ["r", 0, /\br\b/],
     ["lora_dropout", 1, /dropout/],

@@ -6,6 +6,7 @@ import { type FrodConfig, frodMethod } from "../lowrank/frod.js";
 import { type OsfConfig, osfMethod } from "../orthogonal/osf.js";
 import { parsePart } from "./config-part.js";
 import type { PeftMapping } from "./mapping.js";
+import { ownConfig } from "./own.js";
 
 const kept = z.number().positive();
 
@@ -78,7 +79,27 @@ export const deftProjectionMapping: PeftMapping<DeftProjectionConfig> = {
   suffix: (key) => key,
 };
 
-/** FRoD. Without the basis a file cannot be read: signs and order of eigenvectors differ from program to program. */
+const ownFrod = (own: FrodConfig) => ({
+  ...ownConfig("frod", own),
+  ...(own.bias === "adapted" ? { bias: "adapted_only" } : {}),
+});
+
+const peftFrod = (own: FrodConfig, sites: Adapter["sites"]) => ({
+  projection_prng_key: own.positionSeed,
+  save_projection: true,
+  frod_dropout: own.dropout,
+  sparse_rate: own.sparseRate,
+  regularization_alpha: own.ridge,
+  fan_in_fan_out: isTransposed(sites),
+  init_weights: true,
+  progressbar: true,
+  runtime_offload_base_weight: false,
+});
+
+/**
+ * FRoD. Signs and order of eigenvectors differ from program to program. So a file without its basis cannot be read, and PEFT,
+ * which computes U from a basis of its own in any case, cannot read ours: those are written under our name.
+ */
 export const frodMapping: PeftMapping<FrodConfig> = {
   peftType: "FROD",
   method: frodMethod,
@@ -107,19 +128,10 @@ export const frodMapping: PeftMapping<FrodConfig> = {
       ridge: own.regularization_alpha,
       positionSeed: own.projection_prng_key,
       dropout: own.frod_dropout,
+      basis: "peft",
     };
   },
-  config: (own, { sites }) => ({
-    projection_prng_key: own.positionSeed,
-    save_projection: true,
-    frod_dropout: own.dropout,
-    sparse_rate: own.sparseRate,
-    regularization_alpha: own.ridge,
-    fan_in_fan_out: isTransposed(sites),
-    init_weights: true,
-    progressbar: true,
-    runtime_offload_base_weight: false,
-  }),
+  config: (own, { sites }) => (own.basis === "own" ? ownFrod(own) : peftFrod(own, sites)),
   suffix: (key) => (key.startsWith("frod_lambda") ? key : undefined),
   sharedName: (key) => `base_model.${key}`,
 };
