@@ -20,6 +20,21 @@ export {
   type TaskGap,
   taskGaps,
 } from "./align.js";
+export {
+  type AttentionGradient,
+  type AttentionHead,
+  type FastGradientOptions,
+  fastLoraAttentionGrad,
+  featureCount,
+  loraAttentionGrad,
+  type Meter,
+} from "./analysis/attention-gradient.js";
+export { type LoraCost, type LoraFlops, type LoraSiteCost, loraCost } from "./analysis/lora-cost.js";
+export {
+  type HeadEfficiency,
+  type LoraEfficiencyOptions,
+  loraEfficiency,
+} from "./analysis/lora-efficiency.js";
 export { type Sized, trainedNumbers } from "./budget.js";
 export { byTask, setTask } from "./by-task.js";
 export { type CalibrateOptions, type Calibration, calibrate } from "./calibration.js";
