@@ -40,12 +40,13 @@ function cliPage() {
 /** The registry: one row per method, then the options of each. */
 function methodsReference() {
   const methods = source.methodNames.map((name) => source.methodNamed(name));
-  // HiRA's is not on arXiv: an address stands for itself.
+  // Some are not on arXiv: an address stands for itself.
+  const places = { "openreview.net": "OpenReview", "proceedings.neurips.cc": "NeurIPS", "doi.org": "DOI" };
   const link = (paper) => {
     if (!paper) return "";
-    return paper.startsWith("https:")
-      ? `[OpenReview](${paper})`
-      : `[${paper}](https://arxiv.org/abs/${paper})`;
+    if (!paper.startsWith("https:")) return `[${paper}](https://arxiv.org/abs/${paper})`;
+    const { hostname } = new URL(paper);
+    return `[${places[hostname] ?? hostname}](${paper})`;
   };
   const overview = table(
     ["method", "what it does", "paper (arXiv)", "acts on", "leaves behind"],
