@@ -124,8 +124,8 @@ async function learning(method: Method<UniloraConfig>): Promise<Check[]> {
   const checks: Check[] = [];
   const worst = async (length: number, targets: readonly Float32Array[]) => {
     const own = maps.map((map, at) => ({ ...map, target: targets[at] as Float32Array }));
-    const optimizer = adamw({ lr: 2e-2, weightDecay: 0, schedule: (step) => 1 - step / 800 });
-    const { errors, live } = await learn(adaptationOf(method, length), own, { steps: 800, optimizer });
+    const optimizer = adamw({ lr: 2e-2, weightDecay: 0, schedule: (step) => 1 - step / 1100 });
+    const { errors, live } = await learn(adaptationOf(method, length), own, { steps: 1100, optimizer });
     const trained = new Set(
       [...live.sites.flatMap(({ tensors }) => Object.values(tensors)), ...Object.values(live.shared)].filter(
         ({ trainable }) => trainable,

@@ -149,6 +149,7 @@ describe("damaged folders", () => {
     ["monteclora_config", { num_samples: 8 }, /monteclora_config/],
     ["target_parameters", ["experts.up"], /target_parameters/],
     ["velora_config", { num_groups: 8 }, /velora_config/],
+    ["peft_type", "PSOFT", /save_as_lora/],
     ["init_lora_weights", "corda", /corda/],
     ["r", 0, /\br\b/],
     ["lora_dropout", 1, /dropout/],

@@ -92,6 +92,12 @@ export const hasPeftFormat = (method: Pick<Method<SiteConfig>, "name">): boolean
 export const mappingOf = (method: Method<SiteConfig>): PeftMapping =>
   mappings.find((mapping) => mapping.method.name === method.name) ?? ownMapping(method);
 
+/** Formats that lack what their numbers refer to, and what to do. */
+const INCOMPLETE: Readonly<Record<string, string>> = {
+  PSOFT:
+    "its folders lack the basis, whose signs differ from one linear algebra library to the next; where it was trained, PEFT's save_as_lora(folder, model, rank=r) with its own r writes the same update as LoRA",
+};
+
 /** The mapping that answers to a config file. Throws `adapter-invalid`. */
 export function mappingFor(
   config: Readonly<Record<string, unknown>>,
@@ -109,6 +115,8 @@ export function mappingFor(
   if (method) return ownMapping(method);
   const what = peftType === OWN ? `method '${config.method}'` : `peft_type '${peftType}'`;
   throw new TunesmithError("adapter-invalid", `${file}: ${what} is not supported`, {
-    fix: `supported: ${[...new Set(mappings.map((mapping) => mapping.peftType))].join(", ")} (case matters); give methods of your own in { methods }`,
+    fix:
+      INCOMPLETE[peftType] ??
+      `supported: ${[...new Set(mappings.map((mapping) => mapping.peftType))].join(", ")} (case matters); give methods of your own in { methods }`,
   });
 }
