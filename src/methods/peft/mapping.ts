@@ -55,7 +55,7 @@ export interface PeftMapping<Config extends SiteConfig = SiteConfig> {
     config: Config,
   ): Promise<TensorNumbers | undefined>;
   /** Tensors of a site written in another form than tensor by tensor, by suffix: they replace those of the same name. */
-  rewritten?(site: AdapterSite): readonly (readonly [string, Tensor])[];
+  rewritten?(site: AdapterSite, config: Config): readonly (readonly [string, Tensor])[];
 }
 
 /** Where the parts of an adapter's folder are read from. */

@@ -84,9 +84,12 @@ function ownMapping(method: Method<SiteConfig>): PeftMapping {
   };
 }
 
+/** Names of the methods whose adapters PEFT reads. */
+export const peftMethodNames: readonly string[] = mappings.map(({ method }) => method.name);
+
 /** Whether PEFT itself reads a method's adapters. */
 export const hasPeftFormat = (method: Pick<Method<SiteConfig>, "name">): boolean =>
-  mappings.some((mapping) => mapping.method.name === method.name);
+  peftMethodNames.includes(method.name);
 
 /** The mapping of a method: PEFT's where it has one, else our own names in the same kind of folder. */
 export const mappingOf = (method: Method<SiteConfig>): PeftMapping =>

@@ -58,7 +58,7 @@ export function peftTensors(adapter: Adapter, mapping: PeftMapping): Map<string,
     }
   }
   for (const site of adapter.sites.values())
-    for (const [suffix, value] of mapping.rewritten?.(site) ?? [])
+    for (const [suffix, value] of mapping.rewritten?.(site, adapter.adaptation.config) ?? [])
       tensors.set(`${PREFIX}${site.shape.path}.${suffix}`, value);
   return tensors;
 }
