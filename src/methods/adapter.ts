@@ -119,14 +119,15 @@ export interface CreateOptions {
  */
 export async function createAdapter(
   model: Model,
-  adaptation: Adaptation,
+  given: Adaptation,
   options: CreateOptions,
 ): Promise<Adapter> {
   const { name } = options;
   const outputs = probeOutputs(model);
   const all = sitesOf(outputs);
+  checkCalibration(given, options);
+  const adaptation = await settled(given, chooseSites(model, all, given), options);
   const chosen = chooseSites(model, all, adaptation);
-  checkCalibration(adaptation, options);
   const shared = await sharedTensors(chosen, adaptation, options);
   const lent = lentTensors(chosen.map(shapeOfSite), adaptation, shared);
   const floats = floatSites(model);
@@ -145,6 +146,29 @@ export async function createAdapter(
   const saved = await savedTensors(outputs, name, adaptation, new Set(sites.keys()));
   const tokens = await tokenRows(all, name, adaptation.config.trainableTokens);
   return assemble({ name, adaptation, sites, shared, saved, tokens });
+}
+
+/** The adaptation as its method has it once data is known. */
+async function settled(
+  adaptation: Adaptation,
+  sites: readonly Site[],
+  { stored, calibration }: CreateOptions,
+): Promise<Adaptation> {
+  const { method, config } = adaptation;
+  if (!method.settle || stored) return adaptation;
+  const statistic = (path: string, name: Statistic) => statisticOf(calibration, method.name, path, name);
+  return { method, config: await method.settle(config, { sites: sites.map(shapeOfSite), statistic }) };
+}
+
+async function statisticOf(
+  calibration: Calibration | undefined,
+  method: string,
+  path: string,
+  name: Statistic,
+): Promise<Float32Array> {
+  const found = await calibration?.statistic(path, name);
+  if (!found) throw calibrationMissing(method, name);
+  return found;
 }
 
 /** The sites an adaptation would change. Throws as `createAdapter`. */
@@ -313,11 +337,7 @@ function initContext(
       const whole = floats?.get(site.path);
       return whole && orientedWeight(whole);
     },
-    async statistic(name) {
-      const found = await calibration?.statistic(site.path, name);
-      if (!found) throw calibrationMissing(method, name);
-      return found;
-    },
+    statistic: (name) => statisticOf(calibration, method, site.path, name),
   };
 }
 

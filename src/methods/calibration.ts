@@ -69,6 +69,7 @@ export async function calibrate(objective: Objective, options: CalibrateOptions)
   return {
     statistics,
     async statistic(path, name) {
+      if (name === "rows") return wanted.has(path) ? Float32Array.of(rows) : undefined;
       const sum = sums.get(`${name}/${path}`);
       if (!sum) return undefined;
       const count = GRADIENTS.includes(name) ? batches : rows;

@@ -122,6 +122,7 @@ export type {
   HookSite,
   InitContext,
   Method,
+  Settling,
   SharedInitContext,
   SharedSpec,
   SiteCall,

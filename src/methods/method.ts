@@ -17,10 +17,10 @@ export interface SiteShape {
 
 /**
  * What a start may be computed from besides the weight, over calibration data: `covariance` XᵀX / n of a site's inputs
- * `[in, in]` (n rows; uncentred), `inputMean` and `inputMeanAbs` `[in]`, `gradient` the mean gradient of the weight and
+ * `[in, in]` (uncentred), `rows` that n, `[1]`, `inputMean` and `inputMeanAbs` `[in]`, `gradient` the mean gradient of the weight and
  * `gradientSquare` the mean over batches of its elementwise square, `[out, in]`.
  */
-export type Statistic = "covariance" | "inputMean" | "inputMeanAbs" | "gradient" | "gradientSquare";
+export type Statistic = "rows" | "covariance" | "inputMean" | "inputMeanAbs" | "gradient" | "gradientSquare";
 
 /** What an initialiser may use. Random numbers depend only on seed, site and tensor name. */
 export interface InitContext {
@@ -216,6 +216,11 @@ export interface Method<Config extends SiteConfig> {
   shared?(sites: readonly SiteShape[], config: Config): Readonly<Record<string, SharedSpec>>;
   /** Statistics its initialisers ask for with this configuration, so that missing calibration is an error up front. */
   needs?(config: Config): readonly Statistic[];
+  /**
+   * The configuration once data is known: ranks shared out among sites, sites left out. Asked once, for a fresh adapter
+   * and before its tensors; not for one that is read from a file.
+   */
+  settle?(config: Config, context: Settling): Promise<Config>;
   /** W' from W `[out, in]` at full strength; what merging computes. W itself when the tensors are at their start. */
   weight(weight: Value, tensors: TensorValues, site: SiteShape, config: Config): Value;
   /** Whether W' − W does not depend on W with this configuration; then `map` can wrap it. Default: it may. */
@@ -266,6 +271,13 @@ export interface Method<Config extends SiteConfig> {
 export interface SiteTensors {
   readonly site: SiteShape;
   readonly tensors: TensorValues;
+}
+
+/** What `settle` may look at. */
+export interface Settling {
+  readonly sites: readonly SiteShape[];
+  /** A statistic of one site, as in `InitContext`. */
+  statistic(path: string, name: Statistic): Promise<Float32Array>;
 }
 
 /** A method with its validated configuration: what `adapt` takes. */

@@ -1,21 +1,21 @@
-import { svd, symmetricEigen } from "../../runtime/linalg/index.js";
+import { svd } from "../../runtime/linalg/index.js";
 import type { InitContext } from "../method.js";
+import { inputDirections } from "./eva-ranks.js";
 
 /**
- * EVA (arXiv 2410.07170) with equal ranks: rows of A are the directions in which a site's inputs vary most, B is zero. All
- * data counts at once, where the official code takes batches until the directions settle.
+ * EVA (arXiv 2410.07170): rows of A are the directions in which a site's inputs vary most, B is zero. They are the
+ * eigenvectors of the exact covariance of all rows of the data, which is what the official code's incremental decomposition, of a few
+ * components and by random projections, comes near. `whiten` divides a row by the root of its singular value √(n·λ), as there.
  */
-export async function eva(context: InitContext, rank: number) {
+export async function eva(context: InitContext, rank: number, whiten = false) {
   const { inFeatures: n, outFeatures } = context.site;
-  const [products, mean] = [await context.statistic("covariance"), await context.statistic("inputMean")];
-  const data = Float64Array.from(
-    products,
-    (value, at) => value - (mean[Math.floor(at / n)] as number) * (mean[at % n] as number),
-  );
-  const { vectors } = symmetricEigen({ rows: n, cols: n, data });
+  const { variances, vectors } = await inputDirections(n, (name) => context.statistic(name));
+  const rows = whiten ? Number((await context.statistic("rows"))[0]) : 1;
   const a = new Float32Array(rank * n);
-  for (let k = 0; k < rank; k++)
-    for (let at = 0; at < n; at++) a[k * n + at] = vectors.data[at * n + k] as number;
+  for (let k = 0; k < rank; k++) {
+    const size = whiten ? (rows * (variances[k] as number)) ** 0.25 || 1 : 1;
+    for (let at = 0; at < n; at++) a[k * n + at] = (vectors[at * n + k] as number) / size;
+  }
   return { a, b: new Float32Array(outFeatures * rank) };
 }
 

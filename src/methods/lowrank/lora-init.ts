@@ -46,7 +46,13 @@ const joint = (compute: (context: InitContext) => Promise<Factors>, changesBase:
 };
 
 /** Initialisers of A `[r, in]` and B `[out, r]`; all but `loftq` leave the output unchanged at the start. */
-export function loraInits(init: LoraInit, site: SiteShape, rank: number, scale: number): Pair {
+export function loraInits(
+  init: LoraInit,
+  site: SiteShape,
+  rank: number,
+  scale: number,
+  whiten = false,
+): Pair {
   const zeros = ({ length }: { length: number }) => new Float32Array(length);
   if (site.kind === "embedding") {
     return {
@@ -76,7 +82,7 @@ export function loraInits(init: LoraInit, site: SiteShape, rank: number, scale: 
       return joint((context) => loftq(context, rank, scale), false);
     case "eva": {
       checkRank(rank, site.inFeatures, site, init);
-      return joint((context) => eva(context, rank), false);
+      return joint((context) => eva(context, rank, whiten), false);
     }
     case "lora_ga": {
       checkRank(2 * rank, Math.min(site.inFeatures, site.outFeatures), site, init);

@@ -4,6 +4,7 @@ import { ops, type Value } from "../../graph/index.js";
 import { parseConfig, siteConfigSchema } from "../config.js";
 import type { Adaptation, Method, SiteCall, SiteShape, TensorSpec, TensorValues } from "../method.js";
 import { tapped } from "../taps.js";
+import { evaRanks } from "./eva-ranks.js";
 import { type LoraInit, loraInitNeeds, loraInitSchema, loraInits } from "./lora-init.js";
 import { loraOptions } from "./lora-options.js";
 import { loraScale } from "./scale.js";
@@ -11,6 +12,16 @@ import { loraScale } from "./scale.js";
 const schema = siteConfigSchema.extend({
   ...loraOptions,
   init: loraInitSchema.default("default").describe("how A and B start"),
+  eva: z
+    .strictObject({
+      rho: z.number().min(1).default(2).describe("modules may get up to this many times their rank"),
+      adjustScaling: z.boolean().default(true).describe("alpha follows the ranks, so that the scale stays"),
+      whiten: z.boolean().default(false).describe("rows of A are shorter where inputs vary more"),
+    })
+    .optional()
+    .describe(
+      "of init eva: ranks by the variance they explain (rho, adjustScaling, whiten); default: equal ranks",
+    ),
   dora: z.boolean().default(false).describe("learn row norms apart from directions (arXiv 2402.09353)"),
   loraBias: z.boolean().default(false).describe("give B a bias"),
 });
@@ -30,7 +41,7 @@ function factors(tensors: TensorValues, site: SiteShape): { a: Value; b: Value }
 
 function tensors(site: SiteShape, config: LoraConfig): Record<string, TensorSpec> {
   const { rank, scale } = loraScale(site.path, config);
-  const init = loraInits(config.init as LoraInit, site, rank, scale);
+  const init = loraInits(config.init as LoraInit, site, rank, scale, config.eva?.whiten);
   const specs: Record<string, TensorSpec> = {
     [nameA(site)]: { shape: [rank, site.inFeatures], trainable: true, init: init.a },
     // MiCA's B stays where it starts.
@@ -113,6 +124,22 @@ export const loraMethod = {
   kinds: ["linear", "embedding", "conv"],
   tensors,
   needs: ({ init }) => loraInitNeeds(init as LoraInit),
+  async settle(config, context) {
+    const { init, eva } = config;
+    if (!eva) return config;
+    if (init !== "eva") {
+      throw new TunesmithError("config-invalid", `lora: eva does nothing with init '${init}'`, {
+        fix: "set init to eva, or leave it out",
+      });
+    }
+    const shared = await evaRanks(config, eva, context);
+    const kept = context.sites.flatMap(({ path }) => (shared.ranks.get(path) === 0 ? [] : [path]));
+    return {
+      ...config,
+      ...shared.config,
+      ...{ targets: kept, exclude: undefined, layers: undefined, layersPattern: undefined },
+    };
+  },
   additive: ({ dora }) => !dora,
   lowRank(_, values, site, config) {
     if (config.dora || site.kind === "embedding") return undefined;
