@@ -2,7 +2,6 @@
 // the same logits. Needs the reference environment of requirements.txt; not part of the tests.
 //
 //   node scripts/run-ts.mjs scripts/reference/check_written_adapters.ts .cache/reference/bin/python [NAME ...]
-import { spawnSync } from "node:child_process";
 import { mkdtempSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
@@ -17,7 +16,8 @@ import {
   type TensorModel,
 } from "../../src/models/index.js";
 import { rng } from "../../src/runtime/index.js";
-import { type Tensor, tensor, writeSafetensors } from "../../src/tensor/index.js";
+import { type Tensor, tensor } from "../../src/tensor/index.js";
+import { type Job, loadWithPeft } from "./peft-jobs.js";
 
 type Options = NonNullable<Parameters<typeof lora>[0]>;
 interface Case {
@@ -179,28 +179,14 @@ function exampleOf(model: TensorModel): Tensor {
 }
 
 const work = mkdtempSync(join(tmpdir(), "tunesmith-written-"));
-let failures = 0;
+const jobs: Job[] = [];
 for (const [name, each] of Object.entries(CASES)) {
   if (wanted.length > 0 && !wanted.includes(name)) continue;
-  const baseFolder = folderOf(each.model);
   const { model, given, logits } = await adapted(each);
-  const folder = join(work, name);
-  await saveAdapter(model, folder);
-  const input = join(work, `${name}.input.safetensors`);
-  await writeSafetensors(input, new Map(Object.entries({ ...given, logits })));
-  const script = join(root, "scripts/reference/check_peft_loads.py");
-  const largest = (logits.data as Float32Array).reduce((most, value) => Math.max(most, Math.abs(value)), 1);
-  const run = spawnSync(python, [script, baseFolder, folder, input, "--tolerance", String(1e-5 * largest)], {
-    encoding: "utf8",
-  });
-  const line = run.stdout.trim().split("\n").at(-1) ?? "";
-  const report = line.startsWith("{") ? JSON.parse(line) : undefined;
-  if (!report?.ok) failures++;
-  console.log(
-    report
-      ? `${report.ok ? "ok  " : "FAIL"} ${name}: difference ${report.maxDifference.toExponential(1)} of ${largest.toFixed(1)}, missing ${report.missing.length}, unexpected ${report.unexpected.length}`
-      : `FAIL ${name}: ${run.stderr.trim().split("\n").at(-1)}`,
-  );
+  const adapter = join(work, name);
+  await saveAdapter(model, adapter);
+  jobs.push({ name, base: folderOf(each.model), adapter, given, logits });
 }
+const failures = await loadWithPeft(python, jobs, { root, work });
 console.log(`${failures} failures`);
 process.exit(failures > 0 ? 1 : 0);
