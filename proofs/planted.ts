@@ -10,6 +10,7 @@ import {
   type SiteShape,
   type TensorSpec,
 } from "../src/methods/index.js";
+import type { TensorNumbers } from "../src/methods/method.js";
 import { inputsOf, type Parameter } from "../src/models/index.js";
 import { createSession, rng, type Session } from "../src/runtime/index.js";
 import { type Tensor, tensor } from "../src/tensor/index.js";
@@ -113,6 +114,15 @@ export async function start<C extends SiteConfig>(
     const live = tensor(dtype, spec.shape, (await init()).slice());
     return { name, value: input(name, dtype, spec.shape), tensor: live, trainable: spec.trainable };
   };
+  const shapes = maps.map(shapeOf);
+  const shared: Record<string, Parameter> = {};
+  const common = once();
+  const weight = async (path: string) =>
+    maps.find((map) => map.path === path)?.weight.slice() as Float32Array;
+  for (const [key, spec] of Object.entries(method.shared?.(shapes, config) ?? {}))
+    shared[key] = await make(`default/${key}`, spec, () =>
+      spec.init({ sites: shapes, seed, once: common, weight, ...drawn(seed, "shared", key) }),
+    );
   const sites: HookSite[] = [];
   for (const map of maps) {
     const site = shapeOf(map);
@@ -125,19 +135,14 @@ export async function start<C extends SiteConfig>(
         seed,
         once: memo,
         weight: async () => map.weight.slice(),
+        bias: async () => map.bias?.slice(),
+        shared: (name: string) => shared[name]?.tensor.data as TensorNumbers | undefined,
         statistic: async (name: string) => map.statistics?.[name] as Float32Array,
       };
       tensors[key] = await make(`default/${map.path}.${key}`, spec, () => spec.init(context));
     }
     sites.push({ shape: site, weightName: `${map.path}.weight`, tensors, oriented: (gradient) => gradient });
   }
-  const shapes = maps.map(shapeOf);
-  const shared: Record<string, Parameter> = {};
-  const memo = once();
-  for (const [key, spec] of Object.entries(method.shared?.(shapes, config) ?? {}))
-    shared[key] = await make(`default/${key}`, spec, () =>
-      spec.init({ sites: shapes, seed, once: memo, ...drawn(seed, "shared", key) }),
-    );
   return {
     sites: sites.map((site) => withLent(site, method.shared?.(shapes, config) ?? {}, shared)),
     shared,

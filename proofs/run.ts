@@ -54,6 +54,15 @@ import { smoreProof } from "./smore.js";
 import { sodaProof } from "./soda.js";
 import { c3aProof, fourierftProof, shiraProof, waveftProof } from "./spectral-structures.js";
 import { ssmloraProof } from "./ssmlora.js";
+import {
+  adamssProof,
+  bdloraProof,
+  deftProjectionProof,
+  frodProof,
+  kasaProof,
+  osfProof,
+  qaloraProof,
+} from "./subspace-structures.js";
 import { tinyloraProof } from "./tinylora.js";
 import { uniloraProof } from "./unilora.js";
 import { uoraProof } from "./uora.js";
@@ -122,6 +131,13 @@ const proofs: readonly Proof[] = [
   doraProof(),
   loraStartsProof(),
   vbloraProof(),
+  osfProof(),
+  deftProjectionProof(),
+  adamssProof(),
+  frodProof(),
+  kasaProof(),
+  qaloraProof(),
+  bdloraProof(),
 ];
 
 const wanted = process.argv.slice(2);
