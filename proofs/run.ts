@@ -24,6 +24,7 @@ import { kradapterProof } from "./kradapter.js";
 import { lilyProof } from "./lily.js";
 import { lolduProof } from "./loldu.js";
 import { loraProof } from "./lora.js";
+import { limitsProof } from "./lora-computational-limits.js";
 import { loraStartsProof } from "./lora-starts.js";
 import { lormaProof } from "./lorma.js";
 import {
@@ -54,15 +55,6 @@ import { smoreProof } from "./smore.js";
 import { sodaProof } from "./soda.js";
 import { c3aProof, fourierftProof, shiraProof, waveftProof } from "./spectral-structures.js";
 import { ssmloraProof } from "./ssmlora.js";
-import {
-  adamssProof,
-  bdloraProof,
-  deftProjectionProof,
-  frodProof,
-  kasaProof,
-  osfProof,
-  qaloraProof,
-} from "./subspace-structures.js";
 import { tinyloraProof } from "./tinylora.js";
 import { uniloraProof } from "./unilora.js";
 import { uoraProof } from "./uora.js";
@@ -112,6 +104,7 @@ const proofs: readonly Proof[] = [
   alphaTuningProof(),
   sketchTuneProof(),
   lqLoraProof(),
+  limitsProof(),
   lohaProof(),
   lokrProof(),
   hiraProof(),
@@ -131,13 +124,6 @@ const proofs: readonly Proof[] = [
   doraProof(),
   loraStartsProof(),
   vbloraProof(),
-  osfProof(),
-  deftProjectionProof(),
-  adamssProof(),
-  frodProof(),
-  kasaProof(),
-  qaloraProof(),
-  bdloraProof(),
 ];
 
 const wanted = process.argv.slice(2);
