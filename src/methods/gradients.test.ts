@@ -65,7 +65,7 @@ function gradientPieces({ sites, adaptation }: Adapter, results: Readonly<Record
       ([key, own]) => [key, { ...own, tensor: results[`grad/${own.name}`] as Tensor }] as const,
     );
     const tensors = { ...site.tensors, ...Object.fromEntries(gradients) };
-    const taken = mapping.rewritten?.({ ...site, tensors }) ?? [];
+    const taken = mapping.rewritten?.({ ...site, tensors }, adaptation.config) ?? [];
     return taken.map(([suffix, found]) => [`${PREFIX}${site.shape.path}.${suffix}`, found] as const);
   });
 }
