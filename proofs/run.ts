@@ -53,8 +53,23 @@ import { selektProof } from "./selekt.js";
 import { sketchTuneProof } from "./sketchtune.js";
 import { smoreProof } from "./smore.js";
 import { sodaProof } from "./soda.js";
-import { c3aProof, fourierftProof, shiraProof, waveftProof } from "./spectral-structures.js";
+import {
+  c3aProof,
+  fourierftProof,
+  shiraProof,
+  supertuningProof,
+  waveftProof,
+} from "./spectral-structures.js";
 import { ssmloraProof } from "./ssmlora.js";
+import {
+  adamssProof,
+  bdloraProof,
+  deftProjectionProof,
+  frodProof,
+  kasaProof,
+  osfProof,
+  qaloraProof,
+} from "./subspace-structures.js";
 import { tinyloraProof } from "./tinylora.js";
 import { uniloraProof } from "./unilora.js";
 import { uoraProof } from "./uora.js";
@@ -116,6 +131,7 @@ const proofs: readonly Proof[] = [
   waveftProof(),
   c3aProof(),
   shiraProof(),
+  supertuningProof(),
   ia3Proof(),
   roadProof(),
   oftProof(),
@@ -124,6 +140,13 @@ const proofs: readonly Proof[] = [
   doraProof(),
   loraStartsProof(),
   vbloraProof(),
+  osfProof(),
+  deftProjectionProof(),
+  adamssProof(),
+  frodProof(),
+  kasaProof(),
+  qaloraProof(),
+  bdloraProof(),
 ];
 
 const wanted = process.argv.slice(2);

@@ -1,6 +1,18 @@
-import { c3aProof, fourierftProof, shiraProof, waveftProof } from "../../proofs/spectral-structures.js";
+import {
+  c3aProof,
+  fourierftProof,
+  shiraProof,
+  supertuningProof,
+  waveftProof,
+} from "../../proofs/spectral-structures.js";
 import { ops, type Value } from "../../src/graph/index.js";
-import { c3aMethod, fourierftMethod, shiraMethod, waveftMethod } from "../../src/methods/index.js";
+import {
+  c3aMethod,
+  fourierftMethod,
+  shiraMethod,
+  supertuningMethod,
+  waveftMethod,
+} from "../../src/methods/index.js";
 import { altered, proves, training } from "./mutants.js";
 
 const learns = false;
@@ -13,7 +25,25 @@ const those =
       Object.entries(values).map(([key, value]) => [key, key.startsWith(begin) ? change(value) : value]),
     );
 
-proves([fourierftProof(), waveftProof(), c3aProof(), shiraProof()], {
+proves([fourierftProof(), waveftProof(), c3aProof(), shiraProof(), supertuningProof()], {
+  "Super-Tuning of the smallest weights": [
+    supertuningProof({
+      method: {
+        ...supertuningMethod,
+        tensors: (site, config) => supertuningMethod.tensors(site, { ...config, select: "smallest" }),
+      },
+    }),
+    /largest: merged weight[\s\S]*largest: what \d+ steps miss/,
+  ],
+  "Super-Tuning with its low-rank update unscaled": [
+    supertuningProof({
+      learns,
+      method: altered(supertuningMethod, {
+        config: (own) => (own.rank === undefined ? own : { ...own, alpha: own.rank }),
+      }),
+    }),
+    /supra: merged weight/,
+  ],
   "FourierFT whose sines are added": [
     fourierftProof({
       learns,
