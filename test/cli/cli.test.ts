@@ -2,6 +2,7 @@ import { existsSync, mkdtempSync, readFileSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { beforeAll, expect, test } from "vitest";
+import type { HeadEfficiency } from "../../src/methods/index.js";
 import { tinyText, writeTinyModel } from "../support/tiny-model.js";
 import { json, run, start } from "./run.js";
 
@@ -80,6 +81,21 @@ test("train, evaluate, generate, merge, export and inspect one adapter", async (
   expect(inspected.matched).toEqual(["model.layers.0.self_attn.q_proj", "model.layers.1.self_attn.q_proj"]);
   expect(inspected.targets).toMatchObject({ "all-linear": 14, q_proj: 2 });
 }, 60_000);
+
+test("inspect measures norms in attention on a text", async () => {
+  const command = ["inspect", "model", "--adapter", "adapter"];
+  const { stdout } = await run([...command, "--prompt", "the cat sat on the mat", "--json"], folder);
+  const { heads, tokens }: { tokens: number; heads: HeadEfficiency[] } = JSON.parse(
+    stdout.trimEnd().split("\n").at(-1) ?? "",
+  );
+  expect(heads.length).toBeGreaterThan(1);
+  for (const { gQ, gK, threshold, below, suggestedMaxScale } of heads) {
+    expect(threshold).toBeCloseTo(Math.sqrt(Math.log(tokens)), 6);
+    expect(below).toBe(Math.max(gQ, gK) <= threshold);
+    expect(suggestedMaxScale).toBeGreaterThan(0);
+  }
+  expect((await run(command, folder)).stderr).toMatch(/--adapter and --prompt belong together/);
+});
 
 test("the exported ONNX file is a model again, and the one with a cache runs", async () => {
   await json(["export", "--model", "model", "--out", "plain"], folder);

@@ -7,10 +7,10 @@ import { drawModules } from "../module-tree.js";
 import { formatCount, table } from "../ui.js";
 import { openModel } from "../work.js";
 
-export async function runInspect(
-  options: z.output<typeof inspectSchema>,
-  { ui, signal }: Context,
-): Promise<void> {
+export async function runInspect(options: z.output<typeof inspectSchema>, context: Context): Promise<void> {
+  if (options.adapter !== undefined || options.prompt !== undefined)
+    return (await import("./inspect-attention.js")).inspectAttention(options, context);
+  const { ui, signal } = context;
   const model = await openModel(options.model, ui, signal, "auto");
   const outputs = probeOutputs(model);
   const sites = uniqueSites(sitesOf(outputs));

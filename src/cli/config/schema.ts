@@ -422,6 +422,12 @@ export const inspectSchema = z.strictObject({
     .union([z.string(), z.array(z.string())])
     .optional()
     .describe("show which modules these adapter targets match"),
+  ...adapterShape,
+  prompt: z
+    .string()
+    .min(1)
+    .optional()
+    .describe("with an adapter of LoRA: text on which norms in attention are measured instead (methods.md)"),
 });
 
 export const quickstartSchema = z.strictObject({
