@@ -40,6 +40,7 @@ import { lqLoraProof } from "./lq-lora.js";
 import { ltSftProof } from "./lt-sft.js";
 import { mapProof } from "./map.js";
 import { ia3Proof, oftProof, roadProof } from "./multiplicative-structures.js";
+import { mpoProof } from "./mpo.js";
 import { neuroadaProof } from "./neuroada.js";
 import { orthogonalAdaptationProof } from "./orthogonal-adaptation.js";
 import { peanutProof } from "./peanut.js";
@@ -118,6 +119,7 @@ const proofs: readonly Proof[] = [
   deftProof(),
   alphaTuningProof(),
   sketchTuneProof(),
+  mpoProof(),
   lqLoraProof(),
   limitsProof(),
   lohaProof(),
