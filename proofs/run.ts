@@ -39,8 +39,8 @@ import {
 import { lqLoraProof } from "./lq-lora.js";
 import { ltSftProof } from "./lt-sft.js";
 import { mapProof } from "./map.js";
-import { ia3Proof, oftProof, roadProof } from "./multiplicative-structures.js";
 import { mpoProof } from "./mpo.js";
+import { ia3Proof, oftProof, roadProof } from "./multiplicative-structures.js";
 import { neuroadaProof } from "./neuroada.js";
 import { orthogonalAdaptationProof } from "./orthogonal-adaptation.js";
 import { peanutProof } from "./peanut.js";
