@@ -63,6 +63,7 @@ const limits = {
   "com.microsoft.RotaryEmbedding": "scale 1",
   "com.microsoft.SkipLayerNormalization": "not through the statistics outputs",
   "com.microsoft.SkipSimplifiedLayerNormalization": "not through the statistics outputs",
+  "tunesmith.MatMulNormalFloat": "the data; runs as lookups and a Gemm",
 };
 const rows = [
   ...[...vjpRules.keys()].map((op) => [op, "rule"]),
