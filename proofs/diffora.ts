@@ -21,6 +21,7 @@ import {
   type TensorLoss,
   tensorObjective,
 } from "../src/training/index.js";
+import { budgeted } from "./diffora-budget.js";
 import { normals } from "./network.js";
 import { gap } from "./planted.js";
 import { between, type Check, type Proof } from "./proof.js";
@@ -30,6 +31,8 @@ export interface DifforaProofOptions {
   readonly search?: typeof searchModules;
   /** Seeds of the planted modules. Default 1, 2, 3, 4. */
   readonly seeds?: readonly number[];
+  /** Whether a small transformer is adapted under a budget. Default true. */
+  readonly budget?: boolean;
   /** Whether identities are checked, and what becomes of gates that training data move. Default true. */
   readonly whole?: boolean;
 }
@@ -40,13 +43,13 @@ const session = { threads: 1, worker: false } as const;
 
 /** That gates judged on held-out data find the modules that need an update, and gates judged on training data do not. */
 export function difforaProof(options: DifforaProofOptions = {}): Proof {
-  const { search = searchModules, seeds = [1, 2, 3, 4], whole = true } = options;
+  const { search = searchModules, seeds = [1, 2, 3, 4], whole = true, budget = true } = options;
   return {
     name: "diffora",
     title: "gates that held-out data move find the modules that deserve an update",
     papers: ["2502.08905"],
     async run() {
-      const checks = whole ? await identities(search) : [];
+      const checks = [...(whole ? await identities(search) : []), ...(budget ? await budgeted(search) : [])];
       const shares: number[] = [];
       for (const seed of seeds) checks.push(...(await planted(search, seed, whole ? shares : undefined)));
       if (shares.length === 0) return checks;

@@ -3,7 +3,8 @@ import { type DifforaProofOptions, difforaProof } from "../../proofs/diffora.js"
 import { failing } from "../../proofs/proof.js";
 import { searchModules } from "../../src/methods/index.js";
 
-const failures = (options: DifforaProofOptions) => failing(difforaProof({ seeds: [1], ...options }));
+const failures = (options: DifforaProofOptions) =>
+  failing(difforaProof({ seeds: [1], budget: false, ...options }));
 
 test("the proof holds", async () => {
   expect(await failures({})).toEqual([]);
