@@ -38,6 +38,11 @@ test.each(["gpt2", "llama"])(
     expect(relativeDifference(start, floats)).toBeLessThan(0.7 * relativeDifference(off, floats));
     expect(model.base.quantization?.base).toBe(base);
     expect(model.decomposition.bitsPerWeight).toBeLessThan(4.1);
+    const trained = [...model.parameters.values()].filter(({ trainable }) => trainable);
+    const sites = [...(model.adapters.get("default")?.sites.values() ?? [])];
+    expect(trained.reduce((sum, each) => sum + each.tensor.data.length, 0)).toBe(
+      sites.reduce((sum, { shape }) => sum + 4 * (shape.inFeatures + shape.outFeatures), 0),
+    );
     const kept = 8 * Number(model.quantization?.keptBytes);
     const weights = Number(model.quantization?.floatBytes) / 4;
     expect(kept / weights, "what is counted is what is kept").toBeCloseTo(
