@@ -34,8 +34,12 @@ const ANEW: Readonly<Record<string, Readonly<Record<string, unknown>>>> = {
 };
 /** PEFT computes a part of these itself, from bases of its own: an adapter made here is written under our name. */
 const READ_ONLY: readonly string[] = ["frod"];
-/** PEFT writes RandLoRA's bases, as large as a weight, once for each module besides the shared ones: they are not repeated. */
-const MAY_MISS: Readonly<Record<string, string>> = { randlora: "\\.randlora_[AB]\\.default$" };
+const MAY_MISS: Readonly<Record<string, string>> = {
+  // PEFT writes the bases, as large as a weight, once for each module besides the shared ones: they are not repeated.
+  randlora: "\\.randlora_[AB]\\.default$",
+  // It looks for the shared bank at each module, also in folders of its own, which hold it once.
+  vblora: "\\.vblora_vector_bank\\.default$",
+};
 
 /** Small enough for series that converge for small angles only. */
 const NOISE = 0.1;
