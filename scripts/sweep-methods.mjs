@@ -9,7 +9,7 @@ import { tmpdir } from "node:os";
 import { dirname, join } from "node:path";
 import { fileURLToPath } from "node:url";
 import { parseArgs, promisify } from "node:util";
-import { methodNames } from "tunesmith/methods";
+import { methodNamed, methodNames } from "tunesmith/methods";
 import { defaultModelPath } from "tunesmith/models";
 
 const root = join(dirname(fileURLToPath(import.meta.url)), "..");
@@ -19,6 +19,7 @@ const { values } = parseArgs({
     task: { type: "string", default: "language,sst2,banking77" },
     only: { type: "string" },
     again: { type: "boolean", default: false },
+    threads: { type: "string", default: "2" },
   },
 });
 const RATES = [1e-5, 3e-5, 1e-4, 3e-4, 1e-3, 3e-3, 1e-2, 3e-2, 1e-1, 3e-1, 1];
@@ -41,33 +42,35 @@ const OPTIONS = {
   road: { groupSize: 16 },
   gralora: { blocks: 2 },
   psoft: { rank: 32 },
+  adamss: { rank: 64 },
 };
 const temporary = mkdtempSync(join(tmpdir(), "tunesmith-sweep-"));
 const classifying = ["--task", "sequence-classification", "--schedule", "cosine", "--warmup", "0.1"];
+const STORIES = join(assets, "models/stories260K/stories260K.bin");
+/** Every method is searched on the first; on the others LoRA is, and each method takes LoRA's rate times its ratio. */
 const TASKS = {
   language: {
-    what: "next token on this repository's sources, 50 steps of 8 x 64 tokens",
+    what: "next token on this repository's sources with the shipped model, 50 steps of 8 x 64 tokens",
     args: () => [
       ...["--data", join(root, "src"), "--max-bytes", "300000", "--length", "64", "--batch-size", "8"],
       ...["--steps", "50", "--schedule", "cosine", "--warmup", "0.1", "--validation-share", "0.06"],
     ],
-    reach: Number.POSITIVE_INFINITY,
   },
   sst2: {
-    what: "sentiment of SST-2, 120 steps of 16 sentences; accuracy on the 872 of dev",
+    what: "sentiment of SST-2 with stories260K, 300 steps of 16 sentences; accuracy on the 872 of dev",
+    model: STORIES,
     args: () => [
-      ...["--data", sst2("train"), "--validation", sst2("dev"), "--length", "40", "--batch-size", "16"],
-      ...["--steps", "120", ...classifying],
+      ...["--data", sst2("train"), "--validation", sst2("dev"), "--length", "64", "--batch-size", "16"],
+      ...["--steps", "300", ...classifying],
     ],
-    reach: 1,
   },
   banking77: {
-    what: "77 intents of banking77, 300 steps of 16 questions; accuracy on the 3,080 of test",
+    what: "77 intents of banking77 with stories260K, 400 steps of 16 questions; accuracy on the 3,080 of test",
+    model: STORIES,
     args: () => [
       ...["--data", banking("train"), "--validation", banking("test"), "--length", "32"],
-      ...["--batch-size", "16", "--steps", "300", ...classifying],
+      ...["--batch-size", "16", "--steps", "400", ...classifying],
     ],
-    reach: 0,
   },
 };
 
@@ -82,23 +85,27 @@ for (const task of values.task.split(",")) {
 /** Climbs from a start to the rate whose neighbours are both worse. */
 async function search(task, name) {
   const { methods } = found.tasks[task];
+  const isSearched = task === "language" || name === "lora";
   if (values.again) delete methods[name];
   methods[name] ??= [];
   const runs = methods[name];
-  const loss = (at) => runs.find(({ lr }) => lr === RATES[at])?.loss ?? Number.POSITIVE_INFINITY;
+  const loss = (at) => gained(runs.find(({ lr }) => lr === RATES[at])) ?? Number.POSITIVE_INFINITY;
   const start = startOf(task, name);
   let at = start;
   for (;;) {
     for (const next of [at, at + 1, at - 1]) {
-      if (RATES[next] === undefined || Math.abs(next - start) > TASKS[task].reach) continue;
+      if (RATES[next] === undefined || (next !== start && !isSearched)) continue;
       if (!runs.some(({ lr }) => lr === RATES[next])) runs.push(await measure(task, name, RATES[next]));
       if (runs[0].failed) break;
     }
     runs.sort((a, b) => a.lr - b.lr);
     write();
     const better = [at + 1, at - 1].find((next) => loss(next) < loss(at));
-    if (better === undefined) break;
-    at = better;
+    // Where nothing is learnt, the rate is too high.
+    const isOver = Number.isFinite(loss(at)) || !RATES[at - 1] || runs[0].failed || !isSearched;
+    const lower = isOver ? undefined : at - 1;
+    if ((better ?? lower) === undefined) break;
+    at = better ?? lower;
   }
   console.error(
     task,
@@ -108,24 +115,41 @@ async function search(task, name) {
   );
 }
 
-/** The rate with the lowest loss on the other tasks, which were searched before. */
+/** The held-out loss of a run that learnt something. */
+function gained(run) {
+  return run?.loss < run?.before ? run.loss : undefined;
+}
+
+/** Where a search begins, or the only rate that is tried. */
 function startOf(task, name) {
-  const others = Object.entries(found.tasks).filter(([other]) => other !== task);
-  const last = others
-    .map(([, { methods }]) => methods[name])
-    .filter((runs) => runs?.some(({ loss }) => loss));
-  const runs = last.at(-1)?.filter(({ loss }) => loss);
-  if (!runs) return START;
+  if (task === "language" || name === "lora") return START;
+  const shift = bestOf(task, "lora") - bestOf("language", "lora");
+  return Math.min(RATES.length - 1, Math.max(0, bestOf("language", name) + shift));
+}
+
+/** Place of the best rate of those that were tried. */
+function bestOf(task, name) {
+  const runs = (found.tasks[task]?.methods[name] ?? []).filter((run) => gained(run) !== undefined);
+  if (runs.length === 0) return START;
   return RATES.indexOf(runs.reduce((best, run) => (run.loss < best.loss ? run : best)).lr);
 }
 
 async function measure(task, name, lr) {
   const [method, variant = {}] = VARIANTS[name] ?? [name];
-  const targets = ["full", "selekt", "lt-sft"].includes(method) ? {} : { targets: "all-linear" };
+  const { kinds, options: known } = methodNamed(method);
+  const onMaps = kinds.includes("linear") && "targets" in known.shape;
+  const targets = onMaps ? { targets: "all-linear" } : {};
   const options = { [method]: { ...targets, ...OPTIONS[method], ...variant, lr } };
   const args = [
-    ...["compare", "--json", "--model", await defaultModelPath(), "--methods", method],
-    ...["--options", JSON.stringify(options), "--budget-parameters", String(BUDGET), "--threads", "2"],
+    ...["compare", "--json", "--model", TASKS[task].model ?? (await defaultModelPath()), "--methods", method],
+    ...[
+      "--options",
+      JSON.stringify(options),
+      "--budget-parameters",
+      String(BUDGET),
+      "--threads",
+      values.threads,
+    ],
     ...TASKS[task].args(),
   ];
   const run = promisify(execFile)(process.execPath, [join(root, "bin", "tunesmith.mjs"), ...args]);
@@ -133,9 +157,9 @@ async function measure(task, name, lr) {
     const { stdout } = await run;
     const [result] = JSON.parse(stdout).results;
     if (result.failed) return { lr, failed: result.failed };
-    const { parameters, lossAfter, scores, stepSeconds, memoryBytes } = result;
+    const { parameters, lossBefore, lossAfter, scores, stepSeconds, memoryBytes } = result;
     const score = scores.accuracy === undefined ? {} : { accuracy: scores.accuracy };
-    return { lr, loss: lossAfter, ...score, parameters, stepSeconds, memoryBytes };
+    return { lr, before: lossBefore, loss: lossAfter, ...score, parameters, stepSeconds, memoryBytes };
   } catch (error) {
     return { lr, failed: (error.stderr || String(error)).trim().split("\n")[0] };
   }

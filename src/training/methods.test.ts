@@ -11,6 +11,7 @@ import { adamw, type FitOptions, fit, nextToken } from "./index.js";
 
 const fixture = (name: string) => new URL(`../../fixtures/models/${name}`, import.meta.url).pathname;
 const FIXTURE = fixture("llama");
+const expert = (name: string) => new URL(`../../fixtures/peft/${name}`, import.meta.url).pathname;
 const packs = packExamples(
   Array.from({ length: 8 }, (_, index) => {
     const ids = Int32Array.from({ length: 7 }, (_, at) => (3 + index + 5 * at) % 60);
@@ -34,6 +35,7 @@ const EARLY: Readonly<Record<string, object>> = {
   rosa: { maskAfter: 1 },
   uora: { every: 2, until: 1 },
   selekt: { every: 2 },
+  xlora: { experts: [expert("llama-plain"), expert("llama-all-linear")] },
   "lq-lora": { bits: 3, blockSize: 16, maxIters: 3 },
   "lt-sft": { tuned: FIXTURE, proportion: 0.5 },
 };
