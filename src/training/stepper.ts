@@ -228,18 +228,17 @@ function addNoise(
     const noise = noiseOf(value);
     if (!noise) continue;
     const shape = value.shape as readonly number[];
-    const numbers = new Float32Array(shape.reduce((a, b) => a * b, 1));
+    const count = shape.reduce((a, b) => a * b, 1);
     const random = rng(seed, noise.kind === "keep" ? "dropout" : "noise", ...stream, String(value.name));
-    if (noise.kind === "normal") random.fillNormal(numbers);
-    else random.fillUniform(numbers);
-    feeds[String(value.name)] =
-      noise.kind === "keep"
-        ? tensor(
-            "bool",
-            shape,
-            Uint8Array.from(numbers, (draw) => (draw >= noise.probability ? 1 : 0)),
-          )
-        : tensor("float32", shape, numbers);
+    const name = String(value.name);
+    if (noise.kind === "keep") {
+      feeds[name] = tensor("bool", shape, random.fillKeep(new Uint8Array(count), noise.probability));
+    } else {
+      const numbers = new Float32Array(count);
+      if (noise.kind === "normal") random.fillNormal(numbers);
+      else random.fillUniform(numbers);
+      feeds[name] = tensor("float32", shape, numbers);
+    }
   }
 }
 

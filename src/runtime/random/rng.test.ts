@@ -68,10 +68,21 @@ test("int, permutation and choice", () => {
   expect(r.permutation(0).length).toBe(0);
 });
 
-test("dropout masks keep the mean", () => {
-  const mask = rng(4).fillDropout(new Float32Array(50000), 0.2);
-  expect(new Set(mask)).toEqual(new Set([0, 1.25]));
-  expect(Math.abs(mask.reduce((a, b) => a + b, 0) / mask.length - 1)).toBeLessThan(0.02);
+test("dropout masks: the share, independent neighbours, one stream a key, odd lengths", () => {
+  const mask = rng(4).fillKeep(new Uint8Array(200_001), 0.2);
+  expect(new Set(mask)).toEqual(new Set([0, 1]));
+  const mean = (values: ArrayLike<number>) => Array.from(values).reduce((a, b) => a + b, 0) / values.length;
+  // Four standard deviations of 200,001 draws.
+  expect(Math.abs(mean(mask) - 0.8)).toBeLessThan(0.0036);
+  for (const lag of [1, 2, 3]) {
+    const both = mean(mask.subarray(lag).map((kept, at) => kept & (mask[at] as number)));
+    expect(Math.abs(both - 0.64)).toBeLessThan(0.0043);
+  }
+  const other = rng(5).fillKeep(new Uint8Array(200_001), 0.2);
+  const equal = mean(mask.map((kept, at) => (kept === other[at] ? 1 : 0)));
+  expect(Math.abs(equal - 0.68)).toBeLessThan(0.0042);
+  expect(rng(4).fillKeep(new Uint8Array(7), 0.2)).toEqual(mask.slice(0, 7));
+  expect(rng(4).fillKeep(new Uint8Array(9), 0)).toEqual(new Uint8Array(9).fill(1));
 });
 
 test("bad arguments are refused", () => {
@@ -81,7 +92,7 @@ test("bad arguments are refused", () => {
   expect(() => r.choice(2, 3)).toThrow(TunesmithError);
   expect(() => r.choice(2, 1, { weights: [1] })).toThrow(TunesmithError);
   expect(() => r.choice(2, 2, { weights: [0, 1] })).toThrow(TunesmithError);
-  expect(() => r.fillDropout(new Float32Array(1), 1)).toThrow(TunesmithError);
+  expect(() => r.fillKeep(new Uint8Array(1), 1)).toThrow(TunesmithError);
   expect(() => r.permutation(1.5)).toThrow(TunesmithError);
   expect(() => resumeRng({ seed: 1, stream: [], position: -1 })).toThrow(TunesmithError);
 });
