@@ -23,9 +23,11 @@ const OPTIONS = {
   glora: { ranks: [RANK] },
   hydra: { parallelRank: RANK / 2, sequentialRank: RANK / 2 },
   map: { options: { rank: RANK } },
+  // Its update has summands x ruleRank x rank terms.
+  kadaptation: { summands: RANK, rank: 1 },
 };
-/** Trained on weights, not on maps. */
-const WHOLE = new Set(["full", "selekt", "lt-sft"]);
+/** Needs adapters or a trained model to begin with. */
+const LEFT_OUT = new Set(["lora", "xlora", "lt-sft"]);
 
 const base = initModel(
   {
@@ -44,7 +46,7 @@ const plan = {
 };
 const session = { threads: 2, worker: true };
 
-const names = values.only?.split(",") ?? methodNames.filter((name) => name !== "lora");
+const names = values.only?.split(",") ?? methodNames.filter((name) => !LEFT_OUT.has(name));
 const rows = [];
 let before = await secondsOf("lora");
 for (const name of names) {
@@ -63,9 +65,10 @@ console.log(JSON.stringify({ rows, loraTrained: before.trained }));
 
 async function secondsOf(name) {
   const entry = methodNamed(name);
+  const known = entry.options.shape;
   const options = {
-    ...(WHOLE.has(name) ? {} : { targets: "all-linear" }),
-    ...("rank" in entry.options.shape && !WHOLE.has(name) ? { rank: RANK } : {}),
+    ...(entry.kinds.includes("linear") && "targets" in known ? { targets: "all-linear" } : {}),
+    ...("rank" in known ? { rank: RANK } : {}),
     ...OPTIONS[name],
   };
   const statistics = entry.needs(options);
