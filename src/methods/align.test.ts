@@ -1,24 +1,13 @@
 import { expect, test } from "vitest";
 import { packExamples } from "../data/index.js";
 import { constant, makeGraph } from "../graph/index.js";
-import { initModel } from "../models/index.js";
 import { evaluate } from "../runtime/index.js";
 import { tensor } from "../tensor/index.js";
 import { adamw, createStepper, fit, nextToken, type StepBatch } from "../training/index.js";
 import { adapt, alignTasks, klDistance, lora, merge, mmdDistance, setActive, taskGaps } from "./index.js";
-import { probeLogits, randomise, relativeDifference } from "./testing/fixtures.js";
+import { probeLogits, randomise, relativeDifference, smallModel } from "./testing/fixtures.js";
 
-const base = initModel(
-  {
-    model_type: "llama",
-    vocab_size: 64,
-    hidden_size: 16,
-    intermediate_size: 32,
-    num_hidden_layers: 2,
-    num_attention_heads: 2,
-  },
-  { seed: 2 },
-);
+const base = smallModel();
 
 const lengths = [7, 5, 8, 6, 8, 4, 7, 8, 6, 5];
 const tasks = lengths.map((_, at) => ["one", "two", "three"][at % 3] as string);

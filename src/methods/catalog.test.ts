@@ -3,7 +3,7 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { describe, expect, test } from "vitest";
 import { packExamples } from "../data/index.js";
-import { type CausalLm, initModel, probeIds } from "../models/index.js";
+import { type CausalLm, probeIds } from "../models/index.js";
 import { rng } from "../runtime/index.js";
 import { maxAbsDiff, type Tensor } from "../tensor/index.js";
 import { adamw, createStepper, nextToken, nextTokenBatches } from "../training/index.js";
@@ -13,7 +13,7 @@ import { type Calibration, calibrate } from "./calibration.js";
 import { siteMethods } from "./catalog.js";
 import { loadAdapter, merge, saveAdapter, setActive, setScale } from "./index.js";
 import type { Method, SiteConfig } from "./method.js";
-import { probeLogits, randomise, relativeDifference } from "./testing/fixtures.js";
+import { probeLogits, randomise, relativeDifference, smallModel } from "./testing/fixtures.js";
 
 /** Options that fit the small model, for methods whose defaults are for large ones. */
 const OPTIONS: Readonly<Record<string, Readonly<Record<string, unknown>>>> = {
@@ -79,18 +79,7 @@ const examples = [0, 1].map((row) => ({
 }));
 const packs = packExamples(examples, { length: 8, strategy: "none" });
 
-const base = initModel(
-  {
-    model_type: "llama",
-    vocab_size: 64,
-    hidden_size: 16,
-    intermediate_size: 32,
-    num_hidden_layers: 2,
-    num_attention_heads: 2,
-    attention_bias: true,
-  },
-  { seed: 2 },
-);
+const base = smallModel({ attention_bias: true });
 
 for (const [name, { source }] of base.weights) {
   if (!name.endsWith(".bias") || source.kind !== "constant") continue;

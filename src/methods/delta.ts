@@ -1,7 +1,7 @@
 import { joinPath, makeDir } from "#io";
 import { TunesmithError } from "../errors/index.js";
 import { constant, type Value } from "../graph/index.js";
-import { type AnyModel, type Inputs, type Model, rewriteOutputs } from "../models/index.js";
+import type { Model } from "../models/index.js";
 import {
   openSafetensors,
   readTensor,
@@ -11,7 +11,7 @@ import {
   toFloat32,
   writeSafetensors,
 } from "../tensor/index.js";
-import { plainFields } from "./fields.js";
+import { rewrittenModel } from "./fields.js";
 import { checkFingerprint, type Fingerprint, fingerprint } from "./fingerprint.js";
 
 const FILE = "delta.safetensors";
@@ -116,12 +116,7 @@ export async function applyDelta<M extends Model>(
       replace.set(own, value);
       weights.set(name, value);
     }
-    const below: AnyModel = base;
-    return {
-      ...plainFields(base),
-      weights,
-      build: (inputs: Inputs) => rewriteOutputs(below.build(inputs), { replace }),
-    } as M;
+    return rewrittenModel(base, weights, { replace });
   } finally {
     await file.close();
   }

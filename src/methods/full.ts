@@ -12,7 +12,7 @@ import {
 } from "../models/index.js";
 import { readTensor, tensor, toFloat32 } from "../tensor/index.js";
 import { parameter } from "./adapter.js";
-import { plainFields } from "./fields.js";
+import { plainFields, rewrittenModel } from "./fields.js";
 
 /** Settings of full fine-tuning. */
 export const fullSchema = z.strictObject({
@@ -82,7 +82,6 @@ export function freeze<M extends Model>(model: M): M {
     });
   }
   const { base, unfrozen } = model;
-  const below: AnyModel = base;
   const weights = new Map(base.weights);
   const replace = new Map<Value, Value>();
   for (const [name, { tensor: trained }] of unfrozen) {
@@ -91,12 +90,7 @@ export function freeze<M extends Model>(model: M): M {
     replace.set(base.weights.get(name) as Value, fixed);
     weights.set(name, fixed);
   }
-  return {
-    ...plainFields(base),
-    weights,
-    parameters: base.parameters,
-    build: (inputs: Inputs) => rewriteOutputs(below.build(inputs), { replace }),
-  } as M;
+  return rewrittenModel(base as M, weights, { replace });
 }
 
 async function trainable(name: string, weight: Value): Promise<Parameter> {

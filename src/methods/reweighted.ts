@@ -1,14 +1,7 @@
 import { TunesmithError } from "../errors/index.js";
 import { type Node, ops, type Value, type Visit, withScope } from "../graph/index.js";
-import {
-  type AnyModel,
-  type Inputs,
-  type Model,
-  rewriteOutputs,
-  type Site,
-  siteOf,
-} from "../models/index.js";
-import { plainFields } from "./fields.js";
+import { type Model, type Site, siteOf } from "../models/index.js";
+import { rewrittenModel } from "./fields.js";
 import { sameOperator, withSaved } from "./saved.js";
 
 /**
@@ -33,12 +26,7 @@ export function reweighted<M extends Model>(model: M, changes: ReadonlyMap<strin
   };
   const weights = new Map(model.weights);
   for (const [key, value] of changes) weights.set(value.name ?? key.replace("/", "."), value);
-  const below: AnyModel = model;
-  return {
-    ...plainFields(model),
-    weights,
-    build: (inputs: Inputs) => rewriteOutputs(below.build(inputs), { visit }),
-  } as M;
+  return rewrittenModel(model, weights, { visit });
 }
 
 /** A merged bias of a map that had none. */

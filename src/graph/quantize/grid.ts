@@ -96,6 +96,25 @@ function maximaOf({ settings, parts }: QuantizedMatrix<Tensor>): Float32Array {
   return dequantizeMaxima({ codes: bytesOf(parts.scaleCodes), scales: floatsOf(parts.scaleScales), offset });
 }
 
+/** Codes that are places in a table, scaled by blocks that run on over row ends. */
+function ofLevels(
+  { columns, settings: { blockSize = columns } }: QuantizedMatrix<Tensor>,
+  scales: Float32Array,
+  levels: ArrayLike<number>,
+  nearest: (value: number) => number,
+): Grid {
+  return {
+    scales,
+    zeros: undefined,
+    blockAt: (row, column) => Math.floor((row * columns + column) / blockSize),
+    code(value, block) {
+      const scale = scales[block] as number;
+      return nearest(scale > 0 ? value / scale : 0);
+    },
+    value: (code, block) => (levels[code] as number) * (scales[block] as number),
+  };
+}
+
 function gridOf(matrix: QuantizedMatrix<Tensor>): Grid {
   const { rows, columns, settings, parts } = matrix;
   const { kind, blockSize = columns } = settings;
@@ -111,33 +130,10 @@ function gridOf(matrix: QuantizedMatrix<Tensor>): Grid {
   }
   if (kind === "nf") {
     const layout = layoutOfNormalFloat(settings);
-    const levels = normalFloatLevels(layout.bits);
-    const nearest = nearestLevel(layout.bits);
     const scales = dequantizeScales(normalFloatOf(matrix), layout, rows * columns);
-    return {
-      scales,
-      zeros: undefined,
-      blockAt: (row, column) => Math.floor((row * columns + column) / blockSize),
-      code(value, block) {
-        const scale = scales[block] as number;
-        return nearest(scale > 0 ? value / scale : 0);
-      },
-      value: (code, block) => (levels[code] as number) * (scales[block] as number),
-    };
+    return ofLevels(matrix, scales, normalFloatLevels(layout.bits), nearestLevel(layout.bits));
   }
-  if (kind === "nf4") {
-    const scales = maximaOf(matrix);
-    return {
-      scales,
-      zeros: undefined,
-      blockAt: (row, column) => Math.floor((row * columns + column) / blockSize),
-      code(value, block) {
-        const scale = scales[block] as number;
-        return nearestNf4(scale > 0 ? value / scale : 0);
-      },
-      value: (code, block) => (NF4[code] as number) * (scales[block] as number),
-    };
-  }
+  if (kind === "nf4") return ofLevels(matrix, maximaOf(matrix), NF4, nearestNf4);
   const perRow = Math.ceil(columns / blockSize);
   const scales = floatsOf(parts.scales);
   const zeros = new Uint8Array(rows * perRow).fill(8);

@@ -3,7 +3,6 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { expect, test } from "vitest";
 import { packExamples } from "../../data/index.js";
-import { initModel } from "../../models/index.js";
 import { adamw, fit, nextToken } from "../../training/index.js";
 import {
   applyMethod,
@@ -17,19 +16,9 @@ import {
   selectModules,
   toLora,
 } from "../index.js";
-import { probeLogits, relativeDifference } from "../testing/fixtures.js";
+import { probeLogits, relativeDifference, smallModel } from "../testing/fixtures.js";
 
-const base = initModel(
-  {
-    model_type: "llama",
-    vocab_size: 64,
-    hidden_size: 16,
-    intermediate_size: 32,
-    num_hidden_layers: 2,
-    num_attention_heads: 2,
-  },
-  { seed: 2 },
-);
+const base = smallModel();
 const rowsOf = (first: number) =>
   packExamples(
     [0, 1, 2, 3].map((row) => ({

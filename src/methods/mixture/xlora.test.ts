@@ -3,7 +3,7 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { expect, test } from "vitest";
 import { packExamples } from "../../data/index.js";
-import { generate, initModel, logitsOf, probeIds } from "../../models/index.js";
+import { generate, logitsOf, probeIds } from "../../models/index.js";
 import { maxAbsDiff, openSafetensors, writeSafetensors } from "../../tensor/index.js";
 import { createStepper, nextToken, nextTokenBatches } from "../../training/index.js";
 import {
@@ -20,19 +20,16 @@ import {
   vera,
   xlora,
 } from "../index.js";
-import { baseModel, fixture, probeLogits, randomise, relativeDifference } from "../testing/fixtures.js";
+import {
+  baseModel,
+  fixture,
+  probeLogits,
+  randomise,
+  relativeDifference,
+  smallModel,
+} from "../testing/fixtures.js";
 
-const base = initModel(
-  {
-    model_type: "llama",
-    vocab_size: 64,
-    hidden_size: 16,
-    intermediate_size: 32,
-    num_hidden_layers: 2,
-    num_attention_heads: 2,
-  },
-  { seed: 2 },
-);
+const base = smallModel();
 const folder = () => mkdtempSync(join(tmpdir(), "tunesmith-xlora-"));
 
 /** Two adapters of other modules, ranks and scales. */

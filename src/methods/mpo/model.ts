@@ -17,7 +17,7 @@ import {
 import { evaluate } from "../../runtime/index.js";
 import { type Tensor, tensor } from "../../tensor/index.js";
 import { parseConfig } from "../config.js";
-import { plainFields } from "../fields.js";
+import { plainFields, rewrittenModel } from "../fields.js";
 import { unfreeze } from "../full.js";
 import { selectTargets } from "../targets.js";
 import { chainGroup, type MadeGroup, type MpoGroup } from "./group.js";
@@ -235,10 +235,5 @@ export async function mpoMerge<M extends Model>(model: M): Promise<M> {
     const trained = parameters.get(name)?.tensor;
     if (trained) put(name, tensor("float32", trained.shape, (trained.data as Float32Array).slice()));
   }
-  const below: AnyModel = base;
-  return {
-    ...plainFields(base),
-    weights,
-    build: (inputs: Inputs) => rewriteOutputs(below.build(inputs), { replace }),
-  } as M;
+  return rewrittenModel(base, weights, { replace });
 }

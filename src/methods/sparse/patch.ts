@@ -1,9 +1,9 @@
 import { joinPath } from "#io";
 import { TunesmithError } from "../../errors/index.js";
 import { constant, type Value } from "../../graph/index.js";
-import { type AnyModel, frozenTensor, type Inputs, type Model, rewriteOutputs } from "../../models/index.js";
+import { frozenTensor, type Model } from "../../models/index.js";
 import { openSafetensors, type Tensor, tensor, toFloat32, writeSafetensors } from "../../tensor/index.js";
-import { plainFields } from "../fields.js";
+import { rewrittenModel } from "../fields.js";
 import { checkFingerprint, type Fingerprint, fingerprint } from "../fingerprint.js";
 import type { Unfrozen } from "../full.js";
 
@@ -138,12 +138,7 @@ export async function applyPatch<M extends Model>(base: M, { changes, whole }: S
     await baseNumbers(base, name);
     put(name, shape, data as Float32Array);
   }
-  const below: AnyModel = base;
-  return {
-    ...plainFields(base),
-    weights,
-    build: (inputs: Inputs) => rewriteOutputs(below.build(inputs), { replace }),
-  } as M;
+  return rewrittenModel(base, weights, { replace });
 }
 
 /**

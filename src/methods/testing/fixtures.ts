@@ -1,6 +1,7 @@
 import { makeGraph } from "../../graph/index.js";
 import {
   type CausalLm,
+  initModel,
   inputsOf,
   loadFolder,
   logitsOf,
@@ -17,6 +18,21 @@ export const fixture = (path: string): string =>
   new URL(`../../../fixtures/${path}`, import.meta.url).pathname;
 
 export const baseModel = (name: string): Promise<CausalLm> => loadFolder(fixture(`models/${name}`));
+
+/** A causal language model of two layers of width 16, with random weights. */
+export const smallModel = (options: Readonly<Record<string, unknown>> = {}): CausalLm =>
+  initModel(
+    {
+      model_type: "llama",
+      vocab_size: 64,
+      hidden_size: 16,
+      intermediate_size: 32,
+      num_hidden_layers: 2,
+      num_attention_heads: 2,
+      ...options,
+    },
+    { seed: 2 },
+  );
 
 export const PROBE = [3, 17, 40, 5, 5, 61, 0, 22];
 
