@@ -22,7 +22,7 @@ const { values } = parseArgs({
     threads: { type: "string", default: "2" },
   },
 });
-const RATES = [1e-5, 3e-5, 1e-4, 3e-4, 1e-3, 3e-3, 1e-2, 3e-2, 1e-1, 3e-1, 1];
+const RATES = [1e-5, 3e-5, 1e-4, 3e-4, 1e-3, 3e-3, 1e-2, 3e-2, 1e-1, 3e-1, 1, 3, 10];
 /** Where a search begins: at this rate, or at what the first task found. */
 const START = RATES.indexOf(1e-2);
 /** Numbers each may train beside the head: those of LoRA of rank 4 on every linear map. */
@@ -43,6 +43,7 @@ const OPTIONS = {
   gralora: { blocks: 2 },
   psoft: { rank: 32 },
   adamss: { rank: 64 },
+  kadaptation: { summands: 8 },
 };
 const temporary = mkdtempSync(join(tmpdir(), "tunesmith-sweep-"));
 const classifying = ["--task", "sequence-classification", "--schedule", "cosine", "--warmup", "0.1"];
@@ -57,19 +58,19 @@ const TASKS = {
     ],
   },
   sst2: {
-    what: "sentiment of SST-2 with stories260K, 300 steps of 16 sentences; accuracy on the 872 of dev",
+    what: "sentiment of SST-2 with stories260K, 200 steps of 16 sentences; accuracy on the 872 of dev",
     model: STORIES,
     args: () => [
       ...["--data", sst2("train"), "--validation", sst2("dev"), "--length", "64", "--batch-size", "16"],
-      ...["--steps", "300", ...classifying],
+      ...["--steps", "200", ...classifying],
     ],
   },
   banking77: {
-    what: "77 intents of banking77 with stories260K, 400 steps of 16 questions; accuracy on the 3,080 of test",
+    what: "77 intents of banking77 with stories260K, 300 steps of 16 questions; accuracy on the 3,080 of test",
     model: STORIES,
     args: () => [
       ...["--data", banking("train"), "--validation", banking("test"), "--length", "32"],
-      ...["--batch-size", "16", "--steps", "400", ...classifying],
+      ...["--batch-size", "16", "--steps", "300", ...classifying],
     ],
   },
 };
