@@ -12,13 +12,13 @@ function bestRun(runs = []) {
   return done.length > 0 ? done.reduce((best, run) => (run.loss < best.loss ? run : best)) : undefined;
 }
 
-/** Best rates over LoRA's, rounded to half a decade: 0.1, 0.3, 1, 3, 10, ... */
+/** Best rates over LoRA's, rounded to half a decade, and cut to a tenth to ten: 0.1, 0.3, 1, 3 or 10. */
 function relativeRates({ methods }, known) {
   const usual = bestRun(methods[DEFAULT_OF])?.lr;
   return Object.entries(methods).flatMap(([name, runs]) => {
     const best = bestRun(runs);
     if (!known.includes(name) || !best || usual === undefined) return [];
-    const halves = Math.round(2 * Math.log10(best.lr / usual));
+    const halves = Math.max(-2, Math.min(2, Math.round(2 * Math.log10(best.lr / usual))));
     return [[name, Number((10 ** (halves / 2)).toPrecision(1))]];
   });
 }
@@ -30,7 +30,8 @@ function ratesModule(rates) {
   return `// Written by npm run docs from docs/data/method-sweep.json.
 
 /**
- * The best learning rate of each method over LoRA's, to half a decade, as measured on a small model (docs/comparison.md).
+ * The best learning rate of each method over LoRA's, to half a decade, as measured on a small model (docs/comparison.md), cut to
+ * a tenth to ten.
  * Methods that were not measured are not in it.
  */
 export const relativeRates: Readonly<Record<string, number>> = {
@@ -47,20 +48,19 @@ function comparison({ tasks }) {
   const names = [...new Set(Object.values(tasks).flatMap(({ methods }) => Object.keys(methods)))];
   const rows = names
     .map((name) => {
-      const [language, sst2, banking] = ["language", "sst2", "banking77"].map((task) =>
+      const [language, banking] = ["language", "banking77"].map((task) =>
         bestRun(tasks[task]?.methods[name]),
       );
-      return { name, language, sst2, banking };
+      return { name, language, banking };
     })
-    .filter(({ language, sst2, banking }) => language ?? sst2 ?? banking)
+    .filter(({ language, banking }) => language ?? banking)
     .sort((a, b) => (a.language?.loss ?? 99) - (b.language?.loss ?? 99));
-  const cells = rows.map(({ name, language, sst2, banking }) => [
+  const cells = rows.map(({ name, language, banking }) => [
     `\`${name}\``,
-    (language ?? sst2 ?? banking).parameters.toLocaleString("en"),
+    (language ?? banking).parameters.toLocaleString("en"),
     ...[figure(language?.loss, 4), language?.lr ?? ""],
-    ...[percent(sst2?.accuracy), sst2?.lr ?? ""],
     ...[percent(banking?.accuracy), banking?.lr ?? ""],
-    figure((language ?? sst2 ?? banking).memoryBytes / 1e6, 0),
+    figure((language ?? banking).memoryBytes / 1e6, 0),
   ]);
   const head = [
     "method",

@@ -38,12 +38,14 @@ const VARIANTS = {
 /** Options for methods whose defaults are for wide models, or that must be told something. */
 const OPTIONS = {
   "orthogonal-adaptation": { conceptId: "a" },
-  vblora: { vectors: 64, vectorLength: 32 },
+  vblora: { vectors: 64, vectorLength: 16 },
   road: { groupSize: 16 },
   gralora: { blocks: 2 },
   psoft: { rank: 32 },
   adamss: { rank: 64 },
   kadaptation: { summands: 8 },
+  // Its own warm-up, in steps, takes the place of the schedule's.
+  adalora: { warmup: 5 },
 };
 const temporary = mkdtempSync(join(tmpdir(), "tunesmith-sweep-"));
 const classifying = ["--task", "sequence-classification", "--schedule", "cosine", "--warmup", "0.1"];

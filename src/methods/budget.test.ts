@@ -61,3 +61,9 @@ test.each(siteMethods.map((method) => [method.name, method] as const))(
     expect(smaller.parameters).toBeGreaterThanOrEqual(parameters);
   },
 );
+
+test("uora: a rank that no orthonormal rows can have is refused by name", () => {
+  const method = siteMethods.find(({ name }) => name === "uora") as (typeof siteMethods)[number];
+  const config = method.schema.parse({ targets, rank: 33 });
+  expect(() => trainedNumbers(base, { method, config })).toThrow(/uora: rank 33 is above 32/);
+});

@@ -1,10 +1,11 @@
 import { z } from "zod";
+import { TunesmithError } from "../../errors/index.js";
 import { ops, type Value } from "../../graph/index.js";
 import type { TrainingHooks } from "../../models/index.js";
 import { qr, transpose } from "../../runtime/linalg/index.js";
 import { rng } from "../../runtime/random/index.js";
 import { parseConfig, siteConfigSchema } from "../config.js";
-import type { Adaptation, HookContext, HookSite, InitContext, Method } from "../method.js";
+import type { Adaptation, HookContext, HookSite, InitContext, Method, SiteShape } from "../method.js";
 
 const schema = siteConfigSchema.extend({
   rank: z.number().int().positive().default(64).describe("rows r of the frozen projections"),
@@ -30,6 +31,17 @@ function orthonormal({ uniform }: InitContext, n: number, rank: number): Float32
   return Float32Array.from(q.data);
 }
 
+/** Throws `config-invalid` for more orthonormal rows than there are dimensions. */
+function checkRank({ path, inFeatures, outFeatures }: SiteShape, rank: number): void {
+  const most = Math.min(inFeatures, outFeatures);
+  if (rank <= most) return;
+  throw new TunesmithError(
+    "config-invalid",
+    `uora: rank ${rank} is above ${most}, the smaller side of ${path}: that many rows cannot be orthonormal`,
+    { fix: `choose a rank of at most ${most}`, details: { path } },
+  );
+}
+
 /**
  * Uniform orthogonal reinitialisation adaptation (arXiv 2505.20154): W' = W + diag(b)·B·diag(d)·A, A and B frozen, and
  * rows that d has no use for are drawn anew. Schedule and constants are a reconstruction: the paper's text was not read.
@@ -40,23 +52,26 @@ export const uoraMethod = {
   paper: "2505.20154",
   schema,
   kinds: ["linear"],
-  tensors: (site, { rank, dInitial }) => ({
-    uora_A: {
-      shape: [rank, site.inFeatures],
-      trainable: false,
-      init(context) {
-        const q = { rows: site.inFeatures, cols: rank, data: orthonormal(context, site.inFeatures, rank) };
-        return Float32Array.from(transpose(q).data);
+  tensors(site, { rank, dInitial }) {
+    checkRank(site, rank);
+    return {
+      uora_A: {
+        shape: [rank, site.inFeatures],
+        trainable: false,
+        init(context) {
+          const q = { rows: site.inFeatures, cols: rank, data: orthonormal(context, site.inFeatures, rank) };
+          return Float32Array.from(transpose(q).data);
+        },
       },
-    },
-    uora_B: {
-      shape: [site.outFeatures, rank],
-      trainable: false,
-      init: (context) => orthonormal(context, site.outFeatures, rank),
-    },
-    uora_b: { shape: [site.outFeatures], trainable: true, init: () => new Float32Array(site.outFeatures) },
-    uora_d: { shape: [rank], trainable: true, init: () => new Float32Array(rank).fill(dInitial) },
-  }),
+      uora_B: {
+        shape: [site.outFeatures, rank],
+        trainable: false,
+        init: (context) => orthonormal(context, site.outFeatures, rank),
+      },
+      uora_b: { shape: [site.outFeatures], trainable: true, init: () => new Float32Array(site.outFeatures) },
+      uora_d: { shape: [rank], trainable: true, init: () => new Float32Array(rank).fill(dInitial) },
+    };
+  },
   additive: () => true,
   weight(weight, values) {
     const left = ops.mul(ops.unsqueeze(values.uora_b as Value, 1), values.uora_B as Value);
@@ -147,7 +162,7 @@ function blendIn(line: Line, rest: readonly number[], fresh: Float32Array, blend
 }
 
 /**
- * UORA with a configuration. Throws `config-invalid` naming the field.
+ * UORA with a configuration. Throws `config-invalid` naming the field; so does adapting a map with a side below the rank.
  *
  * @example
  * ```ts
