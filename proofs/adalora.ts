@@ -35,7 +35,7 @@ const own = {
   initRank: INITIAL,
   targetRank: TARGET,
   alpha: INITIAL,
-  warmup: WARMUP,
+  rankWarmup: WARMUP,
   finalSteps: FINAL,
   interval: INTERVAL,
 };

@@ -33,7 +33,15 @@ export interface ElaloraProofOptions {
 
 const RANKS = [0, 1, 6, 9];
 const SIZE = 32;
-const own = { rank: 4, maxRank: 16, alpha: 16, maxPerLayer: 1, movePerEvent: 2, every: 50, warmup: 0.125 };
+const own = {
+  rank: 4,
+  maxRank: 16,
+  alpha: 16,
+  maxPerLayer: 1,
+  movePerEvent: 2,
+  every: 50,
+  rankWarmup: 0.125,
+};
 
 /** That components go where they are needed: four maps whose updates have ranks 0, 1, 6 and 9, with four components each. */
 export function elaloraProof(options: ElaloraProofOptions = {}): Proof {
@@ -55,7 +63,7 @@ const maps = (seed: number): PlantedMap[] =>
 
 /** Zero errors where there is nothing to learn would divide by zero: the error of all maps together. */
 async function train(method: Method<ElaloraConfig>, seed: number, steps: number, moves: boolean) {
-  const { config } = elalora({ ...own, ...(moves ? {} : { warmup: 1 }) });
+  const { config } = elalora({ ...own, ...(moves ? {} : { rankWarmup: 1 }) });
   const planted = maps(seed);
   let [least, most, smallest] = [Number.POSITIVE_INFINITY, 0, Number.POSITIVE_INFINITY];
   const { live } = await learn({ method, config }, planted, {
@@ -123,7 +131,7 @@ async function identities(method: Method<ElaloraConfig>): Promise<Check[]> {
     maxPerLayer: 1,
     movePerEvent: 1,
     every: 1,
-    warmup: 0,
+    rankWarmup: 0,
   });
   const map = plant("map", [6, 8], lowRank(6, 8, 2, 0.3, "identity"));
   const adaptation = { method, config };

@@ -47,7 +47,7 @@ const maps = ["a", "b"].map((path) => plant(path, [SIZE, SIZE], new Float32Array
 
 const adaptationOf = (method: Method<UniloraConfig>, length: number) => ({
   method,
-  config: unilora({ rank: RANK, length, bound: 0.3 }).config,
+  config: unilora({ rank: RANK, thetaLength: length, bound: 0.3 }).config,
 });
 
 /** First places of numpy.random.default_rng(42) for 96 entries of 7 numbers. */

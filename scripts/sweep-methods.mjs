@@ -44,8 +44,7 @@ const OPTIONS = {
   psoft: { rank: 32 },
   adamss: { rank: 64 },
   kadaptation: { summands: 8 },
-  // Its own warm-up, in steps, takes the place of the schedule's.
-  adalora: { warmup: 5 },
+  adalora: { rankWarmup: 5 },
 };
 const temporary = mkdtempSync(join(tmpdir(), "tunesmith-sweep-"));
 const classifying = ["--task", "sequence-classification", "--schedule", "cosine", "--warmup", "0.1"];

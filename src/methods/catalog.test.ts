@@ -55,7 +55,7 @@ const OPTIONS: Readonly<Record<string, Readonly<Record<string, unknown>>>> = {
   loha: { rank: 2 },
   "ln-tuning": { targets: ["input_layernorm", "norm"] },
   tinylora: { vectorLength: 6, weightTying: 0.5 },
-  unilora: { rank: 2, length: 24 },
+  unilora: { rank: 2, thetaLength: 24 },
   supertuning: { sparsity: 0.9, rank: 2, dropout: 0.1 },
   bitfit: { targets: ["q_proj", "o_proj"] },
   lokr: { rank: 1 },

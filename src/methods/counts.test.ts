@@ -121,7 +121,7 @@ const CASES: readonly Case[] = [
   ["lily", { rank: 4, experts: 3 }, 4 * (inn + 3 * out) + 3 * 4],
   ["poly", { rank: 4, tasks: 5, skills: 3, splits: 2 }, 3 * 4 * (inn + out) + 5 * 2 * 3],
   ["tinylora", { vectorLength: 13, rank: 3 }, 13],
-  ["unilora", { length: 100 }, 100],
+  ["unilora", { thetaLength: 100 }, 100],
   ["supertuning", { sparsity: 0.9 }, 153],
   ["supertuning", { sparsity: 0.9, rank: 2 }, 153 + 2 * (inn + out)],
   ["beft", {}, out],

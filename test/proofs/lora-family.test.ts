@@ -152,7 +152,8 @@ proves(
         seeds: [1],
         method: {
           ...adaloraMethod,
-          hooks: (context) => adaloraMethod.hooks({ ...context, config: { ...context.config, warmup: 0 } }),
+          hooks: (context) =>
+            adaloraMethod.hooks({ ...context, config: { ...context.config, rankWarmup: 0 } }),
         },
       }),
       /off the cubic schedule/,

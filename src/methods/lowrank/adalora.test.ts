@@ -20,7 +20,7 @@ function runOf(schedule: Record<string, number>) {
   const { config } = adalora({
     initRank: schedule.init_r,
     targetRank: schedule.target_r,
-    warmup: schedule.tinit,
+    rankWarmup: schedule.tinit,
     finalSteps: schedule.tfinal,
     interval: schedule.deltaT,
     ...(schedule.beta1 === undefined ? {} : { beta1: schedule.beta1, beta2: schedule.beta2 }),
@@ -101,7 +101,7 @@ describe.each(runs)("$schedule", ({ schedule, after }) => {
 });
 
 test("the budget falls as a cubic from the first to the last rank", () => {
-  const schedule = { warmup: 10, finalSteps: 20, interval: 5 };
+  const schedule = { rankWarmup: 10, finalSteps: 20, interval: 5 };
   const at = (step: number) => rankBudget(step, 130, 120, 40, schedule);
   expect(at(10)).toEqual({ budget: 120, chooses: false });
   expect(at(60)).toEqual({ budget: 50, chooses: true });

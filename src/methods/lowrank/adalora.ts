@@ -12,7 +12,7 @@ const schema = siteConfigSchema.extend({
   targetRank: z.number().int().positive().default(8).describe("mean rank of the modules at the end"),
   alpha: z.number().positive().default(8).describe("the update is scaled by alpha / initRank"),
   dropout: z.number().min(0).lt(1).default(0).describe("dropout on the input of the update while training"),
-  warmup: count.default(0).describe("steps before ranks are taken away"),
+  rankWarmup: count.default(0).describe("steps before ranks are taken away"),
   finalSteps: count.default(0).describe("steps at the end with the ranks as they are then"),
   interval: z.number().int().positive().default(1).describe("steps between two allocations"),
   beta1: z.number().gt(0).lt(1).default(0.85).describe("smoothing of an entry's sensitivity"),
@@ -95,12 +95,12 @@ export const adaloraMethod = {
 /**
  * AdaLoRA with a configuration. Defaults are PEFT's; the schedule spans the run.
  *
- * Throws `config-invalid` naming the field; training throws it when `warmup` and `finalSteps` leave no step between.
+ * Throws `config-invalid` naming the field; training throws it when `rankWarmup` and `finalSteps` leave no step between.
  *
  * @example
  * ```ts
  * import { adalora } from "tunesmith/methods";
- * const adaptation = adalora({ initRank: 12, targetRank: 4, warmup: 100, finalSteps: 200, targets: "all-linear" });
+ * const adaptation = adalora({ initRank: 12, targetRank: 4, rankWarmup: 100, finalSteps: 200, targets: "all-linear" });
  * ```
  */
 export const adalora = (config: z.input<typeof schema> = {}): Adaptation<AdaloraConfig> => ({

@@ -27,7 +27,7 @@ const schema = siteConfigSchema.extend({
     .positive()
     .default(2)
     .describe("weakest components of a module that may move, k"),
-  warmup: z.number().min(0).max(1).default(0.1).describe("share of the run before components move"),
+  rankWarmup: z.number().min(0).max(1).default(0.1).describe("share of the run before components move"),
   stabilise: z.number().min(0).max(1).default(0.25).describe("share of the run at its end when none moves"),
   every: z.number().int().positive().default(100).describe("updates between events"),
   scheduler: z.boolean().default(true).describe("move fewer and fewer components, on a cubic schedule"),

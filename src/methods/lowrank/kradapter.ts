@@ -5,7 +5,7 @@ import type { Adaptation, Method, SiteShape, TensorValues } from "../method.js";
 
 const schema = siteConfigSchema.extend({
   scale: z.number().positive().default(2).describe("factor s of the update"),
-  split: z
+  factorSplit: z
     .enum(["max", "min"])
     .default("max")
     .describe("first factor as wide as the square root of the larger or of the smaller dimension"),
@@ -15,9 +15,9 @@ const schema = siteConfigSchema.extend({
 export type KradapterConfig = z.infer<typeof schema>;
 
 /** Rows n (the small side), columns N (the large side), and the widths k1·k2 ≥ N of the two factors. */
-export function khatriRaoWidths({ inFeatures, outFeatures }: SiteShape, { split }: KradapterConfig) {
+export function khatriRaoWidths({ inFeatures, outFeatures }: SiteShape, { factorSplit }: KradapterConfig) {
   const [small, large] = [Math.min(inFeatures, outFeatures), Math.max(inFeatures, outFeatures)];
-  const first = Math.floor(Math.sqrt(split === "max" ? large : small));
+  const first = Math.floor(Math.sqrt(factorSplit === "max" ? large : small));
   return { small, large, first, second: Math.ceil(large / first) };
 }
 

@@ -19,11 +19,11 @@ export function rankBudget(
   total: number,
   initial: number,
   target: number,
-  { warmup, finalSteps, interval }: Pick<AdaloraConfig, "warmup" | "finalSteps" | "interval">,
+  { rankWarmup, finalSteps, interval }: Pick<AdaloraConfig, "rankWarmup" | "finalSteps" | "interval">,
 ): { readonly budget: number; readonly chooses: boolean } {
-  if (step <= warmup) return { budget: initial, chooses: false };
+  if (step <= rankWarmup) return { budget: initial, chooses: false };
   if (step > total - finalSteps) return { budget: target, chooses: true };
-  const left = 1 - (step - warmup) / (total - finalSteps - warmup);
+  const left = 1 - (step - rankWarmup) / (total - finalSteps - rankWarmup);
   const budget = Math.trunc((initial - target) * left ** 3 + target);
   return { budget, chooses: step % interval === 0 || step === total - finalSteps };
 }
@@ -38,10 +38,10 @@ export function allocateRanks({ config, sites }: HookContext<AdaloraConfig>): Tr
   return {
     beforeUpdate(at) {
       gradients.clear();
-      if (config.warmup < lastOf(at)) return;
+      if (config.rankWarmup < lastOf(at)) return;
       throw new TunesmithError(
         "config-invalid",
-        `adalora: warmup ${config.warmup} and finalSteps ${config.finalSteps} leave no step to share out ranks`,
+        `adalora: rankWarmup ${config.rankWarmup} and finalSteps ${config.finalSteps} leave no step to share out ranks`,
         {
           fix: "train for more steps, or shorten the two",
           details: { steps: config.totalSteps ?? at.steps },

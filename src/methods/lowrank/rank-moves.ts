@@ -22,9 +22,9 @@ export const ranksOf = (sites: readonly HookSite[]): number[] =>
 /** Updates at which components may move, and how many: b at first, none at the end. */
 export function movesAt(
   { step, steps }: Pick<StepInfo, "step" | "steps">,
-  { warmup, stabilise, every, scheduler, movePerEvent }: ElaloraConfig,
+  { rankWarmup, stabilise, every, scheduler, movePerEvent }: ElaloraConfig,
 ): number {
-  const [first, last] = [warmup * steps, steps * (1 - stabilise)];
+  const [first, last] = [rankWarmup * steps, steps * (1 - stabilise)];
   if (step <= first || step > last || step % every !== 0) return 0;
   const done = (step - first) / (last - first);
   return scheduler ? Math.round(movePerEvent * (1 - done ** 3)) : movePerEvent;

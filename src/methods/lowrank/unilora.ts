@@ -13,7 +13,7 @@ import type {
 
 const schema = siteConfigSchema.extend({
   rank: z.number().int().positive().default(4).describe("rank r of the update"),
-  length: z
+  thetaLength: z
     .number()
     .int()
     .positive()
@@ -53,7 +53,7 @@ interface Choice {
 /** As PEFT draws it: every number equally often, or once more, in random order. */
 function choice({ sites, once }: SharedInitContext, config: UniloraConfig): Promise<Choice> {
   return once("choice", async () => {
-    const { length, projectionSeed } = config;
+    const { thetaLength: length, projectionSeed } = config;
     const total = sites.reduce((sum, site) => sum + totalOf(site, config), 0);
     const random = numpyGenerator(projectionSeed);
     const each = Math.floor(total / length);
@@ -75,9 +75,9 @@ const totalOf = (site: SiteShape, config: UniloraConfig): number => {
 function shared(sites: readonly SiteShape[], config: UniloraConfig): Record<string, SharedSpec> {
   const specs: Record<string, SharedSpec> = {
     unilora_theta_d: {
-      shape: [config.length],
+      shape: [config.thetaLength],
       trainable: true,
-      init: ({ uniform }) => uniform(config.length, -config.bound, config.bound),
+      init: ({ uniform }) => uniform(config.thetaLength, -config.bound, config.bound),
     },
   };
   let offset = 0;
@@ -136,7 +136,7 @@ export const uniloraMethod = {
   shared,
   tensors: () => ({}),
   additive: () => true,
-  sized: (size) => ({ length: 16 * size }),
+  sized: (size) => ({ thetaLength: 16 * size }),
   lowRank: (_, values) => factors(values),
   weight(weight, values) {
     const { a, b } = factors(values);
@@ -157,7 +157,7 @@ export const uniloraMethod = {
  * @example
  * ```ts
  * import { unilora } from "tunesmith/methods";
- * const adaptation = unilora({ length: 512, targets: ["q_proj", "v_proj"] });
+ * const adaptation = unilora({ thetaLength: 512, targets: ["q_proj", "v_proj"] });
  * ```
  */
 export const unilora = (config: z.input<typeof schema> = {}): Adaptation<UniloraConfig> => ({

@@ -62,7 +62,7 @@ export const adaloraMapping: PeftMapping<AdaloraConfig> = {
       targetRank: own.target_r,
       alpha: own.lora_alpha,
       dropout: own.lora_dropout,
-      warmup: own.tinit,
+      rankWarmup: own.tinit,
       finalSteps: own.tfinal,
       interval: own.deltaT,
       beta1: own.beta1,
@@ -83,14 +83,14 @@ export const adaloraMapping: PeftMapping<AdaloraConfig> = {
       r: 8,
       lora_alpha: own.alpha,
       lora_dropout: own.dropout,
-      tinit: own.warmup,
+      tinit: own.rankWarmup,
       tfinal: own.finalSteps,
       deltaT: own.interval,
       beta1: own.beta1,
       beta2: own.beta2,
       orth_reg_weight: own.orthogonality,
       // PEFT refuses a file without a schedule, also for inference.
-      total_step: own.totalSteps ?? own.warmup + own.finalSteps + 1,
+      total_step: own.totalSteps ?? own.rankWarmup + own.finalSteps + 1,
       rank_pattern: isCut
         ? Object.fromEntries(sites.map((site) => [`${site.shape.path}.lora_E`, rankPattern(site, own)]))
         : null,

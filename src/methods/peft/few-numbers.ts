@@ -76,7 +76,7 @@ export const uniloraMapping: PeftMapping<UniloraConfig> = {
     );
     return {
       rank: own.r,
-      length: own.theta_d_length,
+      thetaLength: own.theta_d_length,
       projectionSeed: own.proj_seed,
       dropout: own.unilora_dropout,
       bound: own.init_theta_d_bound,
@@ -85,7 +85,7 @@ export const uniloraMapping: PeftMapping<UniloraConfig> = {
   },
   config: (own) => ({
     r: own.rank,
-    theta_d_length: own.length,
+    theta_d_length: own.thetaLength,
     proj_seed: own.projectionSeed,
     unilora_dropout: own.dropout,
     init_theta_d_bound: own.bound,
