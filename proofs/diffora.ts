@@ -53,9 +53,10 @@ export function difforaProof(options: DifforaProofOptions = {}): Proof {
       const shares: number[] = [];
       for (const seed of seeds) checks.push(...(await planted(search, seed, whole ? shares : undefined)));
       if (shares.length === 0) return checks;
-      // Reported: that the planted choice beats the median of random ones, as one might expect, holds for some seeds only.
+      // The plan was that the planted choice beats the median of random ones, a share above 0.5. It does not: 0.04, 0.58, 1 and
+      // 0.1 for the four seeds. The bound was set after that, so that a change of this finding is seen.
       const mean = shares.reduce((sum, share) => sum + share, 0) / shares.length;
-      return [...checks, between("share of random choices with a smaller least eigenvalue", mean, 0, 1)];
+      return [...checks, between("share of random choices with a smaller least eigenvalue", mean, 0, 0.5)];
     },
   };
 }

@@ -62,17 +62,7 @@ function comparison({ tasks }) {
     ...[percent(banking?.accuracy), banking?.lr ?? ""],
     figure((language ?? banking).memoryBytes / 1e6, 0),
   ]);
-  const head = [
-    "method",
-    "trained",
-    "language: loss",
-    "rate",
-    "SST-2: %",
-    "rate",
-    "banking77: %",
-    "rate",
-    "MB",
-  ];
+  const head = ["method", "trained", "language: loss", "rate", "banking77: %", "rate", "MB"];
   const whats = Object.entries(tasks).map(([task, { what }]) => `- **${task}**: ${what}.`);
   return `${whats.join("\n")}\n\n${table(head, cells)}\n\n${leftOut(tasks)}`.trim();
 }

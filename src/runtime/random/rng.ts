@@ -37,8 +37,8 @@ export interface Rng {
   /** Fills with normals, default mean 0 and standard deviation 1; returns `out`. */
   fillNormal<T extends Float32Array | Float64Array>(out: T, mean?: number, std?: number): T;
   /**
-   * Fills with 1 with probability 1 - p and 0 otherwise, p to 16 bits: the mask of dropout. Some thirty times as fast as the
-   * others, for masks of millions: four words of the stream seed a generator of their own (xoshiro128**); returns `out`.
+   * Fills with 1 with probability 1 - p and 0 otherwise, p to 16 bits: the mask of dropout. Made for masks of millions:
+   * four words of the stream seed a generator of their own (xoshiro128**); returns `out`.
    */
   fillKeep(out: Uint8Array, p: number): Uint8Array;
   /** A random order of `0 ..< n` (Fisher and Yates). */
