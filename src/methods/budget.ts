@@ -2,6 +2,7 @@ import type { z } from "zod";
 import { TunesmithError } from "../errors/index.js";
 import { type Model, probeOutputs } from "../models/index.js";
 import { siteShapes } from "./adapter.js";
+import { parseConfig } from "./config.js";
 import type { Adaptation, Method, SiteConfig } from "./method.js";
 import { ownTensors } from "./saved.js";
 
@@ -99,17 +100,10 @@ const counted = <Config extends SiteConfig>(
   options: Readonly<Record<string, unknown>>,
 ): number => trainedNumbers(model, { method, config: parsed(method, options) });
 
-function parsed<Config extends SiteConfig>(
+const parsed = <Config extends SiteConfig>(
   { name, schema }: Method<Config>,
   options: Readonly<Record<string, unknown>>,
-): Config {
-  const result = schema.safeParse(options);
-  if (result.success) return result.data;
-  const issue = result.error.issues[0];
-  throw new TunesmithError("config-invalid", `${name}: ${issue?.path.join(".")}: ${issue?.message}`, {
-    fix: "correct the option",
-  });
-}
+): Config => parseConfig(name, schema as unknown as z.ZodObject, options) as unknown as Config;
 
 /** A size that the method refuses is none. */
 function possible(count: () => number): number | undefined {

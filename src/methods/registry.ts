@@ -4,6 +4,7 @@ import { type Model, nearest } from "../models/index.js";
 import { type AdaptOptions, adapt } from "./adapt.js";
 import { type Sized, withinBudget } from "./budget.js";
 import { siteMethods } from "./catalog.js";
+import { parseConfig } from "./config.js";
 import { unfreeze } from "./full.js";
 import { type DifforaConfig, difforaMethod, settled } from "./lowrank/diffora.js";
 import { type ModuleSearch, type ModuleSearchOptions, searchModules } from "./lowrank/diffora-search.js";
@@ -209,12 +210,7 @@ export async function applyMethod<M extends Model>(
   how: AdaptOptions = {},
 ): Promise<M> {
   const entry = methodNamed(name);
-  const parsed = entry.options.safeParse(options);
-  if (parsed.success) return entry.apply(model, parsed.data, how);
-  const issue = parsed.error.issues[0];
-  throw new TunesmithError("config-invalid", `${name}: ${issue?.path.join(".")}: ${issue?.message}`, {
-    fix: `its options: ${Object.keys(entry.options.shape).join(", ")}`,
-  });
+  return entry.apply(model, parseConfig(name, entry.options, options), how);
 }
 
 /** A method with its options as a JSON schema's properties, for tables and other programs. */
