@@ -1,14 +1,17 @@
 // Step time of every method against LoRA's at equal rank, in one process: blocks of LoRA's steps stand between those of the others,
 // and each method is compared with the LoRA block before and after it.
-//   node bench/ours/method-steps.mjs [--only vera,boft] [--steps 8]
+//   node bench/ours/method-steps.mjs [--only vera,boft] [--steps 8] [--profile PREFIX]
+// With --profile it also says on the screen how many milliseconds of a step each kind of operator takes; in this thread, as ONNX
+// Runtime writes its profile when a session is released.
 import { parseArgs } from "node:util";
 import { packExamples } from "tunesmith/data";
 import { applyMethod, calibrate, methodNamed, methodNames } from "tunesmith/methods";
 import { initModel } from "tunesmith/models";
 import { adamw, fit, nextToken } from "tunesmith/training";
+import { timeByOperator } from "./profile.mjs";
 
 const { values } = parseArgs({
-  options: { only: { type: "string" }, steps: { type: "string", default: "8" } },
+  options: { only: { type: "string" }, steps: { type: "string", default: "8" }, profile: { type: "string" } },
 });
 const [WIDTH, LENGTH, BATCH, RANK] = [384, 128, 4, 8];
 const WARMUP = 2;
@@ -44,7 +47,7 @@ const plan = {
   train: packExamples(examples, { length: LENGTH, strategy: "none" }),
   ...{ lengths: [LENGTH], batchSize: BATCH, padId: 0 },
 };
-const session = { threads: 2, worker: true };
+const session = { threads: 2, ...(values.profile ? {} : { worker: true }) };
 
 const names = values.only?.split(",") ?? methodNames.filter((name) => !LEFT_OUT.has(name));
 const rows = [];
@@ -82,16 +85,24 @@ async function secondsOf(name) {
   await fit(nextToken(model, plan), {
     steps,
     optimizer: adamw({ lr: 1e-4, maxGradNorm: 1 }),
-    session,
+    session: values.profile ? { ...session, profile: `${values.profile}-${name}` } : session,
     onEvent({ type }) {
       if (type !== "step") return;
       times.push((performance.now() - last) / 1000);
       last = performance.now();
     },
   });
+  if (values.profile) console.error(profileText(name));
   const later = times.slice(WARMUP).sort((a, b) => a - b);
   const trained = [...model.parameters.values()]
     .filter(({ trainable }) => trainable)
     .reduce((sum, { tensor }) => sum + tensor.data.length, 0);
   return { median: later[later.length >> 1], trained };
+}
+
+function profileText(name) {
+  const lines = Object.entries(timeByOperator(`${values.profile}-${name}`))
+    .slice(0, 16)
+    .map(([kind, { ms, count }]) => `  ${kind} ${ms.toFixed(1)} ms in ${count.toFixed(0)}`);
+  return `${name}\n${lines.join("\n")}`;
 }

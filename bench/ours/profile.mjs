@@ -12,8 +12,8 @@ const PRODUCTS = new Set([
   "MatMulNBits",
 ]);
 
-/** Seconds per run, of which in products: medians over all runs but the first. */
-export function gemmShare(prefix) {
+/** The last profile under a prefix: its runs but the first, and the kernels. */
+function eventsOf(prefix) {
   const folder = dirname(prefix);
   const file = readdirSync(folder)
     .filter((name) => name.startsWith(basename(prefix)) && name.endsWith(".json"))
@@ -22,6 +22,25 @@ export function gemmShare(prefix) {
   const events = JSON.parse(readFileSync(join(folder, file), "utf8"));
   const runs = events.filter((event) => event.name === "model_run").slice(1);
   const kernels = events.filter((event) => event.cat === "Node" && event.name.endsWith("kernel_time"));
+  return { runs, kernels };
+}
+
+/** Milliseconds of a run in each kind of operator, and how many there are: `{ Gemm: { ms, count } }`, longest first. */
+export function timeByOperator(prefix) {
+  const { runs, kernels } = eventsOf(prefix);
+  const totals = {};
+  for (const { args, dur, ts } of kernels) {
+    if (ts < runs[0].ts) continue;
+    totals[args.op_name] ??= { ms: 0, count: 0 };
+    totals[args.op_name].ms += dur / 1000 / runs.length;
+    totals[args.op_name].count += 1 / runs.length;
+  }
+  return Object.fromEntries(Object.entries(totals).sort(([, a], [, b]) => b.ms - a.ms));
+}
+
+/** Seconds per run, of which in products: medians over all runs but the first. */
+export function gemmShare(prefix) {
+  const { runs, kernels } = eventsOf(prefix);
   const measured = runs.map((run) => {
     const inside = kernels.filter((event) => event.ts >= run.ts && event.ts <= run.ts + run.dur);
     const products = inside.filter((event) => PRODUCTS.has(event.args.op_name));

@@ -121,15 +121,19 @@ export const fineGatesMethod = {
 
 /** The same with noise on the gates, as it is trained. */
 function noisy(
-  { x, y, gate, weight, apply, noise, tensors: values, bias }: SiteCall,
+  { x, y, gate, weight, apply, mix, perFeature, noise, tensors: values, bias }: SiteCall,
   { noise: std }: FineGatesConfig,
 ): Value {
   const draw = (logits: Value, part: string) => openness(logits, ops.mul(noise(logits, "normal", part), std));
   const rows = draw(values.gates_rows as Value, "rows");
   const columns = draw(values.gates_columns as Value, "columns");
-  const product = apply(x, gated(weight(), values, rows, columns));
+  // The gates act on inputs and outputs: gated weights would need the gradient of every weight.
+  const opened = ops.mul(x, perFeature(columns));
+  const product = apply(opened, weight());
+  const { gates_A: a, gates_B: b } = values;
+  const closed = ops.mul(a && b ? mix(apply(opened, a), b, { onto: product }) : product, perFeature(rows));
   const after = gatedBias(bias, values.gates_bias, rows);
-  return ops.add(y, ops.mul(ops.sub(after ? ops.add(product, after) : product, y), gate));
+  return ops.add(y, ops.mul(ops.sub(after ? ops.add(closed, after) : closed, y), gate));
 }
 
 /**

@@ -62,12 +62,15 @@ export const c3aMethod = {
   additive: () => true,
   weight(weight, { c3a_kernel: kernel }, { inFeatures, outFeatures }) {
     const size = (kernel as Value).shape[2] as number;
-    const turns = Array.from(
-      { length: size * size },
-      (_, at) => ((at % size) - Math.floor(at / size) + size) % size,
-    );
-    const picked = ops.gather(kernel as Value, ops.reshape(ops.ints(turns), [size, size]), 2);
-    const blocks = ops.reshape(ops.transpose(picked, [0, 2, 1, 3]), [outFeatures, inFeatures]);
+    // Row i of a row of blocks: each block's kernel, turned i places to the right.
+    const turns = Array.from({ length: size * inFeatures }, (_, at) => {
+      const [row, column] = [Math.floor(at / inFeatures), at % inFeatures];
+      const within = column % size;
+      return column - within + ((within - row + size) % size);
+    });
+    const rows = ops.reshape(kernel as Value, [outFeatures / size, inFeatures]);
+    const picked = ops.gather(rows, ops.reshape(ops.ints(turns), [size, inFeatures]), 1);
+    const blocks = ops.reshape(picked, [outFeatures, inFeatures]);
     return ops.add(weight, ops.div(blocks, inFeatures));
   },
 } satisfies Method<C3aConfig>;

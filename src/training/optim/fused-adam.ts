@@ -7,6 +7,8 @@ export interface AdamStep {
   readonly lr: number;
   /** Decoupled weight decay; 0 for Adam. */
   readonly decay: number;
+  /** Gradients are multiplied by this first, in float32; 1 unless they are clipped. */
+  readonly clip: number;
 }
 
 /** Adam's bias corrections of one step, folded into the two numbers of the denominator. */
@@ -27,8 +29,8 @@ export function adamBias(beta1: number, beta2: number, eps: number, step: number
 const fround = Math.fround;
 
 /**
- * One pass over a parameter that does what `scaleByAdam`, `addDecayedWeights`, `scaleByLearningRate` and
- * `applyUpdates` do in four. The moments are the same bits; the update stays in float64 instead of being rounded
+ * One pass over a parameter that does what clipping, `scaleByAdam`, `addDecayedWeights`, `scaleByLearningRate` and
+ * `applyUpdates` do in five. The moments are the same bits; the update stays in float64 instead of being rounded
  * after each part, which is faster and differs by rounding only.
  */
 export function fusedAdam(
@@ -38,7 +40,7 @@ export function fusedAdam(
   nu: Float32Array,
   step: AdamStep,
 ): void {
-  const { beta2, decay } = step;
+  const { beta2, decay, clip } = step;
   const { factor, offset } = step.bias;
   const keep1 = 1 - step.beta1;
   const keep2 = 1 - beta2;
@@ -46,7 +48,7 @@ export function fusedAdam(
   const length = weights.length;
   for (let i = 0; i < length; i++) {
     const w = weights[i] as number;
-    const g = grads[i] as number;
+    const g = fround((grads[i] as number) * clip);
     const before = mu[i] as number;
     const m = fround(before + (g - before) * keep1);
     const n = fround((nu[i] as number) * beta2 + g * g * keep2);
@@ -65,7 +67,7 @@ export function fusedAmsgrad(
   nuMax: Float32Array,
   step: AdamStep,
 ): void {
-  const { beta2, decay } = step;
+  const { beta2, decay, clip } = step;
   const { factor, offset } = step.bias;
   const keep1 = 1 - step.beta1;
   const keep2 = 1 - beta2;
@@ -73,7 +75,7 @@ export function fusedAmsgrad(
   const length = weights.length;
   for (let i = 0; i < length; i++) {
     const w = weights[i] as number;
-    const g = grads[i] as number;
+    const g = fround((grads[i] as number) * clip);
     const before = mu[i] as number;
     const m = fround(before + (g - before) * keep1);
     const n = fround((nu[i] as number) * beta2 + g * g * keep2);

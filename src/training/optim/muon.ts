@@ -97,7 +97,7 @@ export function muon(options: MuonOptions): Optimizer {
         const decay = rates.weightDecay(name);
         if (!state.slots.momentum?.has(name)) {
           const [mu, nu] = [slotOf(state, "mu", name, grad.length), slotOf(state, "nu", name, grad.length)];
-          fusedAdam(weights, grad, mu, nu, { beta1: betas[0], beta2: betas[1], bias, lr, decay });
+          fusedAdam(weights, grad, mu, nu, { beta1: betas[0], beta2: betas[1], bias, lr, decay, clip: 1 });
           continue;
         }
         average(grad, slotOf(state, "momentum", name, grad.length), momentum, nesterov);

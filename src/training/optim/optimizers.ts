@@ -7,6 +7,7 @@ import {
   adamDefaults,
   addDecayedWeights,
   chain,
+  globalClip,
   innerOf,
   scaleByAdam,
   scaleByRate,
@@ -78,8 +79,15 @@ function adamFamily(name: "adam" | "adamw", options: OptimizerOptions & AdamOpti
     ...fromTransform(name, options, transform),
     ...(decoupled && !constants.amsgrad ? { graph: { name: "adamw" as const, options } } : {}),
     step(params, grads, state, context) {
-      clip[0]?.update(grads, innerOf(state, 0), params, context);
-      if (!decoupled) decay.update(grads, innerOf(state, adamPart - 1), params, context);
+      // Coupled decay is added to clipped gradients, so there they must be clipped on their own.
+      const factor =
+        decoupled && options.maxGradNorm !== undefined
+          ? globalClip(grads, innerOf(state, 0), options.maxGradNorm)
+          : 1;
+      if (!decoupled) {
+        clip[0]?.update(grads, innerOf(state, 0), params, context);
+        decay.update(grads, innerOf(state, adamPart - 1), params, context);
+      }
       const moments = innerOf(state, adamPart);
       const bias = adamBias(constants.betas[0], constants.betas[1], constants.eps, context.step);
       for (const [parameter, data] of grads) {
@@ -89,6 +97,7 @@ function adamFamily(name: "adam" | "adamw", options: OptimizerOptions & AdamOpti
           bias,
           lr: rates.lr(parameter, context.step),
           decay: decoupled ? rates.weightDecay(parameter) : 0,
+          clip: factor,
         };
         const weights = parameterOf(params, parameter, data.length);
         const mu = slotOf(moments, "mu", parameter, data.length);
