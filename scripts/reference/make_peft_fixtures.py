@@ -158,6 +158,9 @@ TUNERS = {
     "unilora-indices": ("UniLoraConfig", dict(theta_d_length=31, proj_seed=7, save_indices=True)),
     "supertuning": ("SupertuningConfig", dict(sparsity=0.9)),
     "supertuning-supra": ("SupertuningConfig", dict(sparsity=0.8, r=3, select_top=False, save_precomputed_indices=False)),
+    "alora": ("LoraConfig", dict(r=3, lora_alpha=6, alora_invocation_tokens=[7, 2],
+                                 target_modules=["q_proj", "v_proj", "down_proj"])),
+    "alora-one": ("LoraConfig", dict(r=4, lora_alpha=6, use_rslora=True, alora_invocation_tokens=[9])),
 }
 # Case -> arguments of X-LoRA over three LoRA adapters of different ranks, scales and modules.
 XLORA = {
@@ -209,6 +212,7 @@ SMALL = {"oft": 0.02, "oft-exact": 0.1, "oft-number": 0.1, "oft-shared": 0.02, "
 
 # What PEFT does not merge.
 UNMERGEABLE = {"LILY", "POLY", "XLORA"}
+VARIANTS_UNMERGEABLE = ["use_qalora", "alora_invocation_tokens"]
 # The task that the rows of Poly's cases are of: a key of our own in its config, which PEFT leaves out with a warning.
 POLY_TASK = {"tunesmith_task_id": 2}
 
@@ -219,6 +223,19 @@ def given(model, input_ids):
     if model.peft_type == "POLY":
         rows["task_ids"] = torch.full([len(input_ids)], POLY_TASK["tunesmith_task_id"])
     return rows
+
+
+def with_invocation(model, input_ids):
+    """aLoRA's invocation twice in the first row: the last one counts."""
+    tokens = model.peft_config["default"].to_dict().get("alora_invocation_tokens")
+    for place in (2, 7) if tokens else ():
+        input_ids[0, place:place + len(tokens)] = torch.tensor(tokens)
+    return input_ids
+
+
+def mergeable(model):
+    config = model.peft_config["default"].to_dict()
+    return model.peft_type not in UNMERGEABLE and not any(config.get(key) for key in VARIANTS_UNMERGEABLE)
 
 
 def base_model(name):
@@ -316,7 +333,7 @@ def expected_of(name, folder, generator):
         base.config.use_cache = False
         experts["adapters"] = {str(number): str(folder / str(number)) for number in range(len(EXPERTS))}
     model = PeftModel.from_pretrained(base, folder, is_trainable=True, **experts).eval()
-    input_ids = torch.randint(0, model.config.vocab_size, (2, 12), generator=generator)
+    input_ids = with_invocation(model, torch.randint(0, model.config.vocab_size, (2, 12), generator=generator))
     logits = model(**given(model, input_ids)).logits
     # AdaLoRA adds its penalty to the model's own loss.
     penalised = model.peft_type == "ADALORA"
@@ -336,7 +353,7 @@ def expected_of(name, folder, generator):
             print(f"  {folder.name}: {key} is stored but gets no gradient")
     with_biases(model)
     with torch.no_grad():
-        if model.peft_type not in UNMERGEABLE and not getattr(model.peft_config["default"], "use_qalora", False):
+        if mergeable(model):
             expected["merged_logits"] = model.merge_and_unload()(input_ids).logits
     return {key: value.detach().contiguous() for key, value in expected.items()}
 

@@ -21,6 +21,7 @@ import { plainFields } from "./fields.js";
 import { combinedHooks, hooksOf } from "./hooks.js";
 import { lastHidden } from "./last-hidden.js";
 import type { SiteCall } from "./method.js";
+import { type PassText, passTextOf } from "./pass-text.js";
 import { sameOperator, savedValues, withSaved } from "./saved.js";
 import { asMatrix, type SiteMap, siteMap } from "./site-map.js";
 import { embedTokens, scoreTokens } from "./tokens.js";
@@ -81,6 +82,7 @@ interface Pass {
   readonly adapter: Adapter;
   readonly training: boolean;
   readonly mask: Value | undefined;
+  textAt(site: Site): PassText | undefined;
   readonly memory: Map<string, Value>;
   readonly losses: Value[];
   readonly tallies: Map<string, Value>;
@@ -96,7 +98,8 @@ function applyAdapters<O extends Outputs>(
 ): O {
   const saved = savedValues(adapters);
   const training = inputs.training === true;
-  const common = { training, mask: rowMask(inputs), tallies: new Map<string, Value>(), hidden };
+  const textAt = passTextOf(outputs, inputs);
+  const common = { training, mask: rowMask(inputs), textAt, tallies: new Map<string, Value>(), hidden };
   const passes = adapters.map((adapter): Pass => ({ adapter, memory: new Map(), losses: [], ...common }));
   const activations = rewrittenInputs();
   const visit: Visit = (node, operands, rebuild) => {
@@ -155,7 +158,7 @@ function adaptSite(
     if (own) {
       const below = { weight, map: siteMap(site, bias) };
       bias = effectiveBias(bias, below.weight, own, adapter);
-      y = adaptOnce(y, x, own, pass, below, bias);
+      y = adaptOnce(y, x, { site, own }, pass, below, bias);
       weight = () => effectiveWeight(below.weight(), own, adapter);
     }
     for (const rows of adapter.tokens) {
@@ -170,8 +173,8 @@ function adaptSite(
 function adaptOnce(
   y: Value,
   x: Value,
-  own: AdapterSite,
-  { adapter, memory, losses, tallies, training, mask, hidden }: Pass,
+  { site, own }: { readonly site: Site; readonly own: AdapterSite },
+  { adapter, memory, losses, tallies, training, mask, textAt, hidden }: Pass,
   { weight, map }: { readonly weight: () => Value; readonly map: SiteMap },
   bias: Value | undefined,
 ): Value {
@@ -194,6 +197,7 @@ function adaptOnce(
     addLoss: (term) => losses.push(term),
     // A site may see something else than tokens: pooled rows, patches.
     mask: rows.shape[0] === mask?.shape[0] ? mask : undefined,
+    text: () => textAt(site),
     tally: (name, sums) => tallies.set(`${key}/${name}`, sums),
   };
   const direct = (own.shape.conv?.groups ?? 1) === 1 ? method.forward : undefined;

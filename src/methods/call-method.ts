@@ -1,6 +1,7 @@
 import { ops, type Value } from "../graph/index.js";
 import { noise } from "../models/index.js";
 import type { Method, SiteCall, SiteConfig, SiteShape, TensorValues } from "./method.js";
+import type { PassText } from "./pass-text.js";
 import { matrixMap } from "./site-map.js";
 
 /** One linear map outside a model. */
@@ -24,6 +25,8 @@ export interface LoneMap {
   readonly addLoss?: SiteCall["addLoss"];
   /** Default: every row counts. */
   readonly mask?: Value;
+  /** Default: rows are not of tokens. */
+  readonly text?: PassText;
   /** Default: there was no first pass. */
   readonly hidden?: Value;
   /** Receives what it counts. Default: that is dropped. */
@@ -64,6 +67,7 @@ export function callMethod<Config extends SiteConfig>(
     noise: map.noise ?? ((like, kind, part = "") => noise(like, kind, `${site.path}/${part}`)),
     addLoss: map.addLoss ?? (() => {}),
     mask: map.mask,
+    text: () => map.text,
     tally: map.tally ?? (() => {}),
     pass: new Map(),
     hidden: map.hidden,

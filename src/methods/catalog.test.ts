@@ -67,6 +67,7 @@ const OPTIONS: Readonly<Record<string, Readonly<Record<string, unknown>>>> = {
   kasa: { rank: 2 },
   qalora: { rank: 2, groupSize: 4 },
   bdlora: { rank: 4 },
+  alora: { rank: 2, invocation: [5] },
 };
 
 /** Methods that start near the base only, and how near. */

@@ -1,5 +1,6 @@
 import { adaloraMethod } from "./lowrank/adalora.js";
 import { adamssMethod } from "./lowrank/adamss.js";
+import { aloraMethod } from "./lowrank/alora.js";
 import { bdloraMethod } from "./lowrank/bdlora.js";
 import { deftProjectionMethod } from "./lowrank/deft-projection.js";
 import { deloraMethod } from "./lowrank/delora.js";
@@ -121,6 +122,7 @@ const methods = [
   bdloraMethod,
   kasaMethod,
   qaloraMethod,
+  aloraMethod,
 ] as unknown as readonly Method<SiteConfig>[];
 
 /** MAP over those of them that add to the weight. */

@@ -139,6 +139,7 @@ const CASES: readonly Case[] = [
   ["adamss", { rank: 20, subspaces: 4, subspaceRank: 2 }, 4 * 2 * 20 + 2 * out],
   ["kasa", { rank: 4 }, 4 * (inn + out + 1)],
   ["qalora", { rank: 4, groupSize: 8 }, 4 * (inn / 8 + out)],
+  ["alora", { rank: 4, invocation: [1] }, 4 * (inn + out)],
   ["bdlora", { rank: 4 }, 4 * inn + (4 * out) / 2],
   ["bdlora", { rank: 8, blocks: 4, blockA: ["q_proj"], blockB: [] }, (8 * inn) / 4 + 8 * out],
   ["lokr", { rank: 2, decomposeBoth: true }, 2 * (6 + 4) + 2 * (8 + 8)],

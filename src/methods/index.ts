@@ -56,6 +56,7 @@ export {
 } from "./full.js";
 export { type AdaloraConfig, adalora, adaloraMethod } from "./lowrank/adalora.js";
 export { type AdamssConfig, adamss, adamssMethod } from "./lowrank/adamss.js";
+export { type AloraConfig, alora, aloraMethod } from "./lowrank/alora.js";
 export { type BdloraConfig, bdlora, bdloraMethod } from "./lowrank/bdlora.js";
 export {
   type DeftProjectionConfig,
@@ -175,6 +176,7 @@ export { type OsfConfig, osf, osfMethod } from "./orthogonal/osf.js";
 export { type PsoftConfig, psoft, psoftMethod } from "./orthogonal/psoft.js";
 export { evenFactors, type SodaConfig, soda, sodaMethod } from "./orthogonal/soda.js";
 export { type StiefelOptions, type StiefelState, stiefelState, stiefelStep } from "./orthogonal/stiefel.js";
+export type { PassText } from "./pass-text.js";
 export { type LoadAdapterOptions, loadPeft } from "./peft/load.js";
 export { savePeft } from "./peft/save.js";
 export { type AlphaTuningConfig, alphaTuning, alphaTuningMethod } from "./quantised/alphatuning.js";

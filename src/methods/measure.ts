@@ -39,6 +39,8 @@ interface MeasureInput {
   readonly parameters: Parameters;
   /** Adapters whose strength counts as 1. */
   readonly fullStrength?: readonly Adapter[];
+  /** What the row ends with, for adapters that wait for it. */
+  readonly tail?: readonly number[];
   readonly session?: SessionOptions | undefined;
 }
 
@@ -49,7 +51,7 @@ const ONCE: SessionOptions = { optimization: "disabled" };
 export async function measure(input: MeasureInput): Promise<Measured> {
   const { changes, passes, parameters, fullStrength = [] } = input;
   const [first] = Object.values(passes) as [AnyModel];
-  const { inputs, feeds: example } = probe(first);
+  const { inputs, feeds: example } = probe(first, undefined, input.tail);
   const outputs: [string, Value][] = Object.entries(passes).map(([name, model]) => [
     name,
     mainResult(model.build(inputs)),

@@ -1,6 +1,7 @@
 import type { z } from "zod";
 import type { Value } from "../graph/index.js";
 import type { ConvShape, Parameter, Site, TrainingHooks } from "../models/index.js";
+import type { PassText } from "./pass-text.js";
 import type { TargetSelection } from "./targets.js";
 
 /** A site's geometry as methods see it: weights are always `[out, in]`, whatever their orientation in the file. */
@@ -103,6 +104,8 @@ export interface SiteCall {
   addLoss(term: Value): void;
   /** float32 `[tokens]`, 0 for rows of padding; undefined where every row counts, or which are data is not known. */
   readonly mask: Value | undefined;
+  /** The tokens behind the rows; undefined where rows are of something else, or may be some of them only, as at an output head. */
+  text(): PassText | undefined;
   /** Numbers that add up over data, for whoever wants to see them (`talliesOf`): how many rows went where. */
   tally(name: string, sums: Value): void;
   /**
@@ -251,6 +254,8 @@ export interface Method<Config extends SiteConfig> {
    * weight.
    */
   forward?(call: SiteCall, config: Config): Value | undefined;
+  /** Tokens that a row must end with for the method to do anything: receipts look at such a row. Default: none. */
+  probeTail?(config: Config): readonly number[];
   /**
    * Whether it needs a first pass over the same rows, for `hidden`. That pass has the adapters alone that ask for it; where
    * `forward` gives `y` in it, it is the base's own. Keys and values of two passes are not kept: texts are decoded without a cache.

@@ -109,6 +109,7 @@ export async function receiptOf(model: Adapted, options: ReceiptOptions = {}): P
     parameters: after.parameters,
     // A file holds an adapter at full strength, whatever `setScale` says at the moment.
     fullStrength: options.action === "save" ? [adapter] : [],
+    tail: adapter.adaptation.method.probeTail?.(adapter.adaptation.config) ?? [],
     session: options.session,
   });
   return assembleReceipt(model.base, [adapter], measured, options);

@@ -50,9 +50,9 @@ export interface Probe<M extends Model = Model> {
   readonly feeds: Readonly<Record<string, Tensor>>;
 }
 
-/** What a model is looked at, and told apart with: one short row, or one example. */
-export function probe(model: AnyModel, length?: number): Probe {
-  if (isLm(model)) return lmProbe(probeIds(model.sizes.vocabSize, length));
+/** What a model is looked at, and told apart with: one short row (`tail` at its end), or one example. */
+export function probe(model: AnyModel, length?: number, tail: readonly number[] = []): Probe {
+  if (isLm(model)) return lmProbe([...probeIds(model.sizes.vocabSize, length), ...tail]);
   const tensors = model as TensorModel;
   const inputs = tensorInputs(tensors);
   const feeds = tensors.inputs.map((spec) => [spec.name, exampleOf(tensors, spec)] as const);

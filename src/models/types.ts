@@ -48,6 +48,8 @@ export interface LmInputs {
   readonly ids: Value;
   readonly positions: Value;
   readonly segments: Value;
+  /** Ids of the tokens that a text begins with, −1 for those generated since, int64 `[batch, length]`. Default: `ids`. */
+  readonly prompt?: Value;
   /** Lay the graph for training: dropout masks become inputs. Default false. */
   readonly training?: boolean;
   readonly past?: {
@@ -55,6 +57,8 @@ export interface LmInputs {
     /** `[batch, past]`, int64 and int32. */
     readonly positions: Value;
     readonly segments: Value;
+    /** As `prompt` of the new tokens, `[batch, past]`. Absent where the cached tokens are not known: in files. */
+    readonly prompt?: Value;
     /** Every column is in use, or padding on the left: enough for files that count columns. Default false. */
     readonly exact?: boolean;
   };

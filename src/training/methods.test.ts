@@ -36,6 +36,7 @@ const EARLY: Readonly<Record<string, object>> = {
   uora: { every: 2, until: 1 },
   selekt: { every: 2 },
   xlora: { experts: [expert("llama-plain"), expert("llama-all-linear")] },
+  alora: { invocation: [13] },
   "lq-lora": { bits: 3, blockSize: 16, maxIters: 3 },
   "lt-sft": { tuned: FIXTURE, proportion: 0.5 },
 };

@@ -1,5 +1,6 @@
 import { z } from "zod";
 import { TunesmithError } from "../../errors/index.js";
+import { type AloraConfig, aloraMethod } from "../lowrank/alora.js";
 import { type BdloraConfig, bdloraMethod } from "../lowrank/bdlora.js";
 import { type KasaConfig, kasaMethod } from "../lowrank/kasa.js";
 import { type QaloraConfig, qaloraMethod } from "../lowrank/qalora.js";
@@ -18,7 +19,7 @@ function shared(config: PeftConfig, file: string, variant: string): Record<strin
   });
 }
 
-const sharedConfig = (own: KasaConfig | QaloraConfig | BdloraConfig) => ({
+const sharedConfig = (own: KasaConfig | QaloraConfig | BdloraConfig | AloraConfig) => ({
   r: own.rank,
   lora_alpha: own.alpha,
   lora_dropout: own.dropout,
@@ -107,5 +108,19 @@ export const bdloraMapping: PeftMapping<BdloraConfig> = {
       match_strict: own.strict,
     },
   }),
+  suffix: weights,
+};
+
+/** aLoRA: LoRA with `alora_invocation_tokens`. */
+export const aloraMapping: PeftMapping<AloraConfig> = {
+  ...common,
+  method: aloraMethod,
+  applies: ({ alora_invocation_tokens: own }) => isSet(own),
+  options(config, file) {
+    const schema = z.looseObject({ alora_invocation_tokens: z.array(z.number().int().min(0)).min(1) });
+    const invocation = parsePart(schema, config, file).alora_invocation_tokens;
+    return { ...shared(config, file, "alora_invocation_tokens"), invocation };
+  },
+  config: (own) => ({ ...sharedConfig(own), alora_invocation_tokens: own.invocation }),
   suffix: weights,
 };

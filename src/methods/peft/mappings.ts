@@ -16,7 +16,7 @@ import { fourierftMapping, shiraMapping, waveftMapping } from "./entries.js";
 import { supertuningMapping, tinyloraMapping, uniloraMapping } from "./few-numbers.js";
 import { gloraMapping } from "./glora.js";
 import { loraMapping } from "./lora.js";
-import { bdloraMapping, kasaMapping, qaloraMapping } from "./lora-variants.js";
+import { aloraMapping, bdloraMapping, kasaMapping, qaloraMapping } from "./lora-variants.js";
 import { lohaMapping, lokrMapping } from "./lycoris.js";
 import type { PeftMapping } from "./mapping.js";
 import { lilyMapping, peanutMapping, polyMapping } from "./mixtures.js";
@@ -31,6 +31,7 @@ import { xloraMapping } from "./xlora.js";
 
 /** Every method whose adapters are written and read as PEFT folders. */
 const mappings = [
+  aloraMapping,
   bdloraMapping,
   kasaMapping,
   qaloraMapping,

@@ -5,6 +5,8 @@ import { cacheName } from "./decode-graph.js";
 const TEXT = 1;
 const PADDING = 0;
 const UNUSED = -1;
+/** In the place of the id of a token that is not of the prompt. */
+const GENERATED = -1;
 /** The cache grows in blocks, by a quarter at least. */
 const BLOCK = 64;
 
@@ -16,16 +18,25 @@ export interface CacheSizes {
 }
 
 /** New tokens of every row. */
-export type Columns = Readonly<Record<"ids" | "positions" | "segments", Tensor>>;
+export type Columns = Readonly<Record<"ids" | "prompt" | "positions" | "segments", Tensor>>;
 
-/** Shorter prompts are padded on the left, so that every row's last token is in the last column. */
-export function leftPadded(prompts: readonly (readonly number[])[]): Columns {
-  const length = Math.max(...prompts.map((ids) => ids.length));
-  const shape = [prompts.length, length];
-  const places = prompts.flatMap((ids) => Array.from({ length }, (_, at) => at - (length - ids.length)));
-  const tokens = prompts.flatMap((ids) => [...new Array<number>(length - ids.length).fill(0), ...ids]);
+/**
+ * Shorter rows are padded on the left, so that every row's last token is in the last column. `begun` of each are its prompt;
+ * default: all.
+ */
+export function leftPadded(
+  rows: readonly (readonly number[])[],
+  begun: readonly number[] = rows.map((ids) => ids.length),
+): Columns {
+  const length = Math.max(...rows.map((ids) => ids.length));
+  const shape = [rows.length, length];
+  const padded = (lists: readonly (readonly number[])[], by: number) =>
+    lists.flatMap((list) => [...new Array<number>(length - list.length).fill(by), ...list]);
+  const places = rows.flatMap((ids) => Array.from({ length }, (_, at) => at - (length - ids.length)));
+  const prompts = rows.map((ids, row) => ids.map((id, at) => (at < Number(begun[row]) ? id : GENERATED)));
   return {
-    ids: tensor("int64", shape, tokens),
+    ids: tensor("int64", shape, padded(rows, 0)),
+    prompt: tensor("int64", shape, padded(prompts, GENERATED)),
     positions: tensor(
       "int64",
       shape,
@@ -45,14 +56,12 @@ export function oneColumn(ids: readonly number[], lengths: number[]): Columns {
   ids.forEach((_, row) => {
     lengths[row] = (lengths[row] as number) + 1;
   });
+  const all = (value: number) => ids.map(() => value);
   return {
     ids: tensor("int64", shape, ids),
+    prompt: tensor("int64", shape, all(GENERATED)),
     positions: tensor("int64", shape, positions),
-    segments: tensor(
-      "int32",
-      shape,
-      ids.map(() => TEXT),
-    ),
+    segments: tensor("int32", shape, all(TEXT)),
   };
 }
 
@@ -75,6 +84,7 @@ export function createCache({ kvHeads, headDim, layers }: CacheSizes, batch: num
   let capacity = 1;
   let blocks = new Map(names.map((name) => [name, new Float32Array(batch * kvHeads * headDim)]));
   let positions = new BigInt64Array(batch);
+  let prompts = new BigInt64Array(batch);
   let segments = new Int32Array(batch).fill(UNUSED);
 
   const grow = (needed: number) => {
@@ -93,13 +103,14 @@ export function createCache({ kvHeads, headDim, layers }: CacheSizes, batch: num
         return [name, fresh] as const;
       }),
     );
-    const oldPositions = positions;
-    const oldSegments = segments;
+    const [oldPositions, oldPrompts, oldSegments] = [positions, prompts, segments];
     positions = new BigInt64Array(batch * larger);
+    prompts = new BigInt64Array(batch * larger);
     segments = new Int32Array(batch * larger).fill(UNUSED);
     for (let row = 0; row < batch; row++) {
       const start = row * capacity;
       positions.set(oldPositions.subarray(start, start + used), row * larger);
+      prompts.set(oldPrompts.subarray(start, start + used), row * larger);
       segments.set(oldSegments.subarray(start, start + used), row * larger);
     }
     capacity = larger;
@@ -111,6 +122,7 @@ export function createCache({ kvHeads, headDim, layers }: CacheSizes, batch: num
       const given = [...blocks].map(([name, data]) => [name, { dtype: "float32", shape, data }] as const);
       const sides: Record<string, Tensor> = {
         "past.positions": { dtype: "int64", shape: [batch, capacity], data: positions },
+        "past.prompt": { dtype: "int64", shape: [batch, capacity], data: prompts },
         "past.segments": { dtype: "int32", shape: [batch, capacity], data: segments },
       };
       return { ...Object.fromEntries(given), ...sides };
@@ -127,6 +139,7 @@ export function createCache({ kvHeads, headDim, layers }: CacheSizes, batch: num
         const source = row * count;
         const target = row * capacity + used;
         positions.set((columns.positions.data as BigInt64Array).subarray(source, source + count), target);
+        prompts.set((columns.prompt.data as BigInt64Array).subarray(source, source + count), target);
         segments.set((columns.segments.data as Int32Array).subarray(source, source + count), target);
       }
       used += count;

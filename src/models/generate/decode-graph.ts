@@ -34,6 +34,7 @@ export function decodingInputs(
       ),
       positions: input("past.positions", "int64", ["batch", "past"]),
       segments: input("past.segments", "int32", ["batch", "past"]),
+      prompt: input("past.prompt", "int64", ["batch", "past"]),
     },
   };
 }
@@ -58,7 +59,8 @@ export function newColumns(present: readonly KeyValue[], pastPositions: Value): 
 export function decodeGraph(model: CausalLm): Graph | undefined {
   const ids = input("ids", "int64", ["batch", "length"]);
   const decoding = decodingInputs(model.sizes, "length");
-  const outputs = model.build({ ids, ...decoding });
+  const prompt = input("prompt", "int64", ["batch", "length"]);
+  const outputs = model.build({ ids, prompt, ...decoding });
   if (outputs.present.length === 0) return undefined;
   const named: [string, Value][] = [
     ["logits", lastLogits(outputs.hidden, outputs.logits, ids, "batch")],
@@ -72,6 +74,7 @@ export function wholeGraph(model: CausalLm): Graph {
   const axis = (name: string, dtype: "int64" | "int32") => input(name, dtype, [1, "length"]);
   const inputs = {
     ids: axis("ids", "int64"),
+    prompt: axis("prompt", "int64"),
     positions: axis("positions", "int64"),
     segments: axis("segments", "int32"),
   };

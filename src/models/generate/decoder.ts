@@ -58,7 +58,10 @@ async function wholeDecoder(model: CausalLm, options: SessionOptions): Promise<D
       const read = async () => {
         const logits: Float32Array[] = [];
         // One by one: such models may count positions by column, which padding would shift.
-        for (const row of rows) logits.push(...rowsOf((await run(leftPadded([row]))).logits as Tensor));
+        for (const [at, row] of rows.entries()) {
+          const columns = leftPadded([row], [(prompts[at] as readonly number[]).length]);
+          logits.push(...rowsOf((await run(columns)).logits as Tensor));
+        }
         return logits;
       };
       return {
