@@ -2,6 +2,7 @@ import { z } from "zod";
 import { ops, type Value } from "../../graph/index.js";
 import { parseConfig, siteConfigSchema } from "../config.js";
 import type { Adaptation, Method, SharedSpec, SiteShape } from "../method.js";
+import { foldedPlaces, foldedTransform, halfWaves } from "./fourier-transform.js";
 import { frequenciesOf, shapeKey, spectrumPositions } from "./positions.js";
 
 const schema = siteConfigSchema.extend({
@@ -35,30 +36,63 @@ function waves(frequencies: readonly number[], size: number, sign: 1 | -1): Floa
   return numbers;
 }
 
+/**
+ * Whether the transform of all frequencies takes fewer products than one wave for each entry: (out + in) / 2 a weight
+ * instead of 4n.
+ */
+const isDense = (site: SiteShape, config: FourierftConfig): boolean =>
+  site.outFeatures + site.inFeatures < 8 * frequenciesOf(site, config);
+
 /** What the inverse transform multiplies entries with, once per shape of weight. */
 function bases(sites: readonly SiteShape[], config: FourierftConfig): Record<string, SharedSpec> {
   const specs: Record<string, SharedSpec> = {};
-  for (const site of sites) {
-    const key = shapeKey(site, config);
-    const waved = (axis: 0 | 1): SharedSpec => {
-      const size = axis === 0 ? site.outFeatures : site.inFeatures;
-      const init: SharedSpec["init"] = () =>
-        waves(
-          spectrumPositions(site, config).map((place) => place[axis]),
-          size,
-          axis === 0 ? -1 : 1,
-        );
-      return { shape: [2 * frequenciesOf(site, config), size], trainable: false, stored: false, init };
-    };
-    specs[`fourierft_rows_${key}`] ??= waved(0);
-    specs[`fourierft_columns_${key}`] ??= waved(1);
-  }
+  for (const site of sites)
+    Object.assign(specs, isDense(site, config) ? dense(site, config) : sparse(site, config));
   return specs;
+}
+
+const frozen = (shape: readonly number[], init: SharedSpec["init"]): SharedSpec => ({
+  ...{ shape, trainable: false, stored: false, init },
+});
+
+/** Waves of every frequency of both sides, and where the entries are among them. */
+function dense(site: SiteShape, config: FourierftConfig): Record<string, SharedSpec> {
+  const key = shapeKey(site, config);
+  const size = [site.outFeatures, site.inFeatures] as const;
+  const folded = () => foldedPlaces(spectrumPositions(site, config), size);
+  const count = [frequenciesOf(site, config)];
+  const waves = size.flatMap((length) =>
+    (["cos", "sin"] as const).map((wave): [string, SharedSpec] => {
+      const half = Math.floor(length / 2) + 1;
+      return [`fourierft_${wave}_${length}`, frozen([half, half], () => halfWaves(length, wave))];
+    }),
+  );
+  return {
+    ...Object.fromEntries(waves),
+    [`fourierft_places_${key}`]: { ...frozen(count, () => folded().places), dtype: "int32" },
+    [`fourierft_signs_${key}`]: frozen(count, () => folded().signs),
+  };
+}
+
+/** The waves of each entry. */
+function sparse(site: SiteShape, config: FourierftConfig): Record<string, SharedSpec> {
+  const key = shapeKey(site, config);
+  const waved = (axis: 0 | 1): SharedSpec => {
+    const size = axis === 0 ? site.outFeatures : site.inFeatures;
+    const init: SharedSpec["init"] = () =>
+      waves(
+        spectrumPositions(site, config).map((place) => place[axis]),
+        size,
+        axis === 0 ? -1 : 1,
+      );
+    return { shape: [2 * frequenciesOf(site, config), size], trainable: false, stored: false, init };
+  };
+  return { [`fourierft_rows_${key}`]: waved(0), [`fourierft_columns_${key}`]: waved(1) };
 }
 
 /**
  * FourierFT (arXiv 2405.03003): W' = W + s·Re(F⁻¹(S)), S zero but for n trained entries. The inverse transform of a sparse
- * spectrum is a product of 2n waves over rows and columns: Σ sₖ·(cos·cos − sin·sin) / (out·in).
+ * spectrum is a product of 2n waves over rows and columns: Σ sₖ·(cos·cos − sin·sin) / (out·in), or one of all frequencies.
  */
 export const fourierftMethod = {
   name: "fourierft",
@@ -82,11 +116,24 @@ export const fourierftMethod = {
   weight(weight, values, site, config) {
     const key = shapeKey(site, config);
     const entries = values.fourierft_spectrum as Value;
+    const alpha = config.scaling / (site.outFeatures * site.inFeatures);
+    if (isDense(site, config)) {
+      const wave = (kind: "cos" | "sin", length: number) => values[`fourierft_${kind}_${length}`] as Value;
+      const update = foldedTransform(ops.mul(entries, alpha), [site.outFeatures, site.inFeatures], {
+        rowCos: wave("cos", site.outFeatures),
+        rowSin: wave("sin", site.outFeatures),
+        columnCos: wave("cos", site.inFeatures),
+        columnSin: wave("sin", site.inFeatures),
+        places: values[`fourierft_places_${key}`] as Value,
+        signs: values[`fourierft_signs_${key}`] as Value,
+      });
+      return ops.add(weight, update);
+    }
     const columns = values[`fourierft_columns_${key}`] as Value;
     const scaled = ops.mul(columns, ops.unsqueeze(ops.concat([entries, entries], 0), 1));
     return ops.gemm(values[`fourierft_rows_${key}`] as Value, scaled, weight, {
       transA: true,
-      alpha: config.scaling / (site.outFeatures * site.inFeatures),
+      alpha,
     });
   },
 } satisfies Method<FourierftConfig>;
