@@ -3,6 +3,7 @@ import { mkdirSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { adaloraProof } from "./adalora.js";
 import { alignProof } from "./align-lora.js";
+import { aloraProof } from "./alora.js";
 import { alphaTuningProof } from "./alphatuning.js";
 import { boftProof } from "./boft.js";
 import { colaProof } from "./cola.js";
@@ -88,6 +89,7 @@ const proofs: readonly Proof[] = [
   polyProof(),
   xloraProof(),
   difforaProof(),
+  aloraProof(),
   alignProof(),
   smoreProof(),
   colaProof(),
