@@ -191,7 +191,12 @@ async function passChecks(method: Method<AloraConfig>): Promise<Check[]> {
       20,
     ),
     exactly("invoked twice: change before the last one", most(movedTwice.slice(0, 12))),
-    atLeast("and from it on", Math.min(...movedTwice.slice(12)), 1e-3, 20),
+    atLeast(
+      "invoked twice: smallest change from the last one on",
+      Math.min(...movedTwice.slice(12)),
+      1e-3,
+      20,
+    ),
     exactly(
       "change of a text with parts of the invocation",
       most(rowGaps((await pass(model, half)).logits, (await pass(base, half)).logits)),
@@ -202,11 +207,17 @@ async function passChecks(method: Method<AloraConfig>): Promise<Check[]> {
       most(rowGaps(await continued(model), of.alora.logits.slice(10))),
       1e-4,
     ),
-    atLeast("the same with LoRA", most(rowGaps(await continued(plain), of.lora.logits.slice(10))), 0.05, 20),
+    atLeast(
+      "continued from the base's cache against the whole text with LoRA",
+      most(rowGaps(await continued(plain), of.lora.logits.slice(10))),
+      0.05,
+      20,
+    ),
     atLeast(
       "keys and values before the invocation with LoRA",
       gap(before(of.lora.layers), before(of.base.layers)),
       0.05,
+      20,
     ),
   ];
 }
