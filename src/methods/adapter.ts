@@ -56,6 +56,17 @@ export function parameter(
   return { name, value: input(name, dtype, shape), tensor: tensor(dtype, shape, data), trainable };
 }
 
+/** The parameter of an adapter that a method's specification asks for. */
+const specified = (
+  adapter: string,
+  key: string,
+  { shape, trainable, dtype, routed = false }: Omit<TensorSpec, "init">,
+  data: TensorNumbers,
+): Parameter => ({
+  ...parameter(`${adapter}/${key}`, shape, data, trainable, dtype),
+  ...(routed ? { routed: adapter } : {}),
+});
+
 export const shapeOfSite = (site: Site): SiteShape => {
   const isEmbedding = site.kind === "embedding";
   return {
@@ -208,13 +219,7 @@ async function siteTensors(
     const data =
       (await options.stored?.(shape, key, spec, tensors)) ??
       (await spec.init(initContext(site, key, once, options, method.name)));
-    tensors[key] = parameter(
-      `${options.name}/${site.path}.${key}`,
-      spec.shape,
-      data,
-      spec.trainable,
-      spec.dtype,
-    );
+    tensors[key] = specified(options.name, `${site.path}.${key}`, spec, data);
   }
   return tensors;
 }
@@ -233,7 +238,7 @@ async function sharedTensors(
     const data =
       (await stored?.(undefined, key, spec, {})) ??
       (await spec.init({ sites, seed, once, weight, ...randomNumbers(seed, "shared", key) }));
-    tensors[key] = parameter(`${name}/${key}`, spec.shape, data, spec.trainable, spec.dtype);
+    tensors[key] = specified(name, key, spec, data);
   }
   return tensors;
 }

@@ -56,6 +56,11 @@ export interface TensorSpec {
   readonly trainable: boolean;
   /** Whether files hold it; false for frozen tensors that a seed gives back. Default true. */
   readonly stored?: boolean;
+  /**
+   * Reached only through routing: an expert that no token may choose, a gate whose choice may be settled. Training then minds
+   * only if all such tensors of the adapter are without gradient. Default false.
+   */
+  readonly routed?: boolean;
   init(context: InitContext): Promise<TensorNumbers> | TensorNumbers;
 }
 

@@ -18,6 +18,11 @@ export interface Parameter {
   readonly trainable: boolean;
   /** Whether many batches leave it without gradient, and that is no mistake: rows of rare tokens. */
   readonly rare?: boolean;
+  /**
+   * Of experts and gates, which a batch reaches only as routing leads there: what they belong to. Some of it may be without
+   * gradient for long, all of it may not.
+   */
+  readonly routed?: string;
 }
 export type Parameters = ReadonlyMap<string, Parameter>;
 

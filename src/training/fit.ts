@@ -264,6 +264,7 @@ function startRun(objective: Objective, options: FitSettings): Run {
     guard: zeroUpdateGuard(params, {
       ...(options.guardZeroUpdates === false ? { patience: Number.POSITIVE_INFINITY } : {}),
       mayBeZero: (name) => mayBeZero(parameters.get(name)),
+      groupOf: (name) => parameters.get(name)?.routed,
     }),
     stopping:
       patience === undefined ? undefined : earlyStopping(params, { patience, ...rulesOf(options.stopOn) }),

@@ -56,6 +56,26 @@ test("LoRA's zero gradient of A at step 1 passes; zeros for `patience` steps do 
   );
 });
 
+test("of a group, some may go without gradient for ever, all may not; what is of none may not", () => {
+  const params = new Map(["A", "B", "C"].map((name) => [name, vector(1)]));
+  const groups: Readonly<Record<string, string>> = { A: "routed", B: "routed" };
+  const guard = () => zeroUpdateGuard(params, { patience: 3, groupOf: (name) => groups[name] });
+  const steps = (gradients: (step: number) => [number, number, number], guarded = guard()) => {
+    for (let step = 1; step <= 20; step++) {
+      const [a, b, c] = gradients(step);
+      guarded.checkGrads(step, new Map(Object.entries({ A: vector(a), B: vector(b), C: vector(c) })));
+    }
+  };
+  steps(() => [0, 1, 1]);
+  steps((step) => [0, step % 3 === 0 ? 1 : 0, 1]);
+  expect(() => steps((step) => [0, step < 5 ? 1 : 0, 1])).toThrow(
+    expect.objectContaining({ details: { step: 7, names: ["A", "B"] } }),
+  );
+  expect(() => steps(() => [0, 1, 0])).toThrow(
+    expect.objectContaining({ details: { step: 3, names: ["C"] } }),
+  );
+});
+
 test("a missing gradient counts as zero, and the count survives a restore", () => {
   const params = new Map([["A", vector(1)]]);
   const first = zeroUpdateGuard(params, { patience: 2 });

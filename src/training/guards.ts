@@ -73,15 +73,21 @@ export interface ZeroUpdateGuard {
  *
  * @param params The live trainable parameters.
  * @param options.patience Steps in a row. Default 10.
- * @param options.mayBeZero Tensors that may go without gradient, for example rarely routed experts.
+ * @param options.mayBeZero Tensors that may go without gradient, for example rows of rare tokens.
+ * @param options.groupOf What a tensor belongs to that may go without gradient as long as another of the same group has one:
+ *   experts and gates of one adapter. Default: each stands alone.
  *
  * `checkGrads` and `checkUpdate` throw `zero-update` naming the tensors.
  */
 export function zeroUpdateGuard(
   params: Params,
-  options: { patience?: number; mayBeZero?: (name: string) => boolean } = {},
+  options: {
+    patience?: number;
+    mayBeZero?: (name: string) => boolean;
+    groupOf?: (name: string) => string | undefined;
+  } = {},
 ): ZeroUpdateGuard {
-  const { patience = 10, mayBeZero = () => false } = options;
+  const { patience = 10, mayBeZero = () => false, groupOf = () => undefined } = options;
   let zeroSteps = new Map<string, number>();
   let updates = 0;
   let baseline = checksums(params);
@@ -92,7 +98,11 @@ export function zeroUpdateGuard(
         if (data?.some((value) => value !== 0)) zeroSteps.delete(name);
         else if (!mayBeZero(name) && !isIdle(name)) zeroSteps.set(name, (zeroSteps.get(name) ?? 0) + 1);
       }
-      const dead = [...zeroSteps].filter(([, count]) => count >= patience).map(([name]) => name);
+      const isDead = (name: string) => (zeroSteps.get(name) ?? 0) >= patience;
+      const names = [...params.keys()];
+      const alive = new Set(names.filter((name) => !isDead(name)).map(groupOf));
+      alive.delete(undefined);
+      const dead = names.filter((name) => isDead(name) && !alive.has(groupOf(name)));
       if (dead.length > 0) throw zeroGradient(step, dead, patience);
     },
     checkUpdate(step, learningRate) {

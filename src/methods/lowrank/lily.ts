@@ -94,6 +94,7 @@ export const lilyMethod = {
     lily_router: {
       shape: [experts, rank],
       trainable: true,
+      routed: true,
       init: ({ uniform }) => uniform(experts * rank, -1 / Math.sqrt(rank), 1 / Math.sqrt(rank)),
     },
   }),

@@ -50,6 +50,7 @@ function tensors(site: SiteShape, config: PolyConfig): Record<string, TensorSpec
     poly_logits: {
       shape: [tasks, splits * skills],
       trainable: true,
+      routed: true,
       init: ({ uniform }) => uniform(tasks * splits * skills, -1e-3, 1e-3),
     },
   };

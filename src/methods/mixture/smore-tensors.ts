@@ -37,6 +37,12 @@ const trained = (shape: readonly number[], fill: Fill): TensorSpec => {
   return { shape, trainable: true, init: (context) => fill(context, count) };
 };
 
+/** Of an expert or a gate: of queries whose units no token wakes, and behind a settled softmax, gradients are exactly zero. */
+const routed = (shape: readonly number[], fill: Fill): TensorSpec => ({
+  ...trained(shape, fill),
+  routed: true,
+});
+
 const zeros: Fill = (_, count) => new Float32Array(count);
 /** PyTorch's start of linear layers: uniform within 1 / √fan-in. */
 const kaiming =
@@ -68,13 +74,13 @@ function expertTensors(site: SiteShape, config: SmoreShape, layer: number): Reco
   const width = Number(widthsOf(config)[layer + 1]);
   const inputs = site.inFeatures;
   return {
-    [`smore_A_${layer}`]: trained([experts, rank, inputs], kaiming(inputs)),
-    [`smore_A_bias_${layer}`]: trained([experts, rank], zeros),
-    [`smore_B_${layer}`]: trained(
+    [`smore_A_${layer}`]: routed([experts, rank, inputs], kaiming(inputs)),
+    [`smore_A_bias_${layer}`]: routed([experts, rank], zeros),
+    [`smore_B_${layer}`]: routed(
       [experts, width, rank],
       config.init === "eq_1_layer" ? slots(experts, width, rank) : kaiming(rank),
     ),
-    [`smore_B_bias_${layer}`]: trained([experts, width], zeros),
+    [`smore_B_bias_${layer}`]: routed([experts, width], zeros),
   };
 }
 
@@ -98,12 +104,12 @@ function gateTensors(
   const count = Number(experts[layer]);
   const name = (part: string) => `smore_gate_${part}_${layer}`;
   return {
-    [name("in")]: trained([gateDim, inputs], kaiming(inputs)),
-    [name("in_bias")]: trained([gateDim], kaiming(inputs)),
-    [name("out")]: trained([gateDim, gateDim], kaiming(gateDim)),
-    [name("out_bias")]: trained([gateDim], kaiming(gateDim)),
-    [name("keys")]: trained([count, gateDim], ({ uniform }, size) => uniform(size, 0, 1)),
-    ...(gate === "noisy" ? { [name("noise")]: trained([count, inputs], zeros) } : {}),
+    [name("in")]: routed([gateDim, inputs], kaiming(inputs)),
+    [name("in_bias")]: routed([gateDim], kaiming(inputs)),
+    [name("out")]: routed([gateDim, gateDim], kaiming(gateDim)),
+    [name("out_bias")]: routed([gateDim], kaiming(gateDim)),
+    [name("keys")]: routed([count, gateDim], ({ uniform }, size) => uniform(size, 0, 1)),
+    ...(gate === "noisy" ? { [name("noise")]: routed([count, inputs], zeros) } : {}),
   };
 }
 
@@ -114,8 +120,8 @@ export function smoreTensors(site: SiteShape, config: SmoreShape): Record<string
   const tensors: Record<string, TensorSpec> = {
     smore_proj: trained([site.outFeatures, top], zeros),
     smore_proj_bias: trained([site.outFeatures], zeros),
-    smore_down: trained([downDim, site.inFeatures], kaiming(site.inFeatures)),
-    smore_down_bias: trained([downDim], kaiming(site.inFeatures)),
+    smore_down: routed([downDim, site.inFeatures], kaiming(site.inFeatures)),
+    smore_down_bias: routed([downDim], kaiming(site.inFeatures)),
   };
   for (const layer of experts.keys()) {
     if (layer === 0 || !config.sharedPool) Object.assign(tensors, expertTensors(site, config, layer));

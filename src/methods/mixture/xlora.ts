@@ -65,6 +65,7 @@ function classifier(modules: number, experts: number, config: XloraConfig): Reco
   const uniform = (shape: readonly number[], bound: number): SharedSpec => ({
     shape,
     trainable: true,
+    routed: true,
     init: (context) =>
       context.uniform(
         shape.reduce((a, b) => a * b, 1),
@@ -97,6 +98,7 @@ function expertTensors(experts: readonly Adapter[], trainable: boolean): Record<
         {
           shape: own.shape,
           trainable,
+          routed: true,
           init: () => own.data as Float32Array,
           readers: { paths: [path], as: expertKey(expert, factorOf(key)) },
         },
