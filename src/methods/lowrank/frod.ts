@@ -206,6 +206,21 @@ function parts(values: TensorValues, { path, inFeatures }: SiteShape) {
   };
 }
 
+/** W + U·C·Vᵀ, the smaller of the two inner products first. */
+function changedWeight(weight: Value, change: Value, u: Value, v: Value): Value {
+  const [out, inn] = u.shape as [number, number];
+  return out <= inn ? ops.gemm(ops.matmul(u, change), v, weight) : ops.gemm(u, ops.matmul(change, v), weight);
+}
+
+/**
+ * Whether a step over so many rows takes fewer multiplications with W' than with its factors one after the other: the gradient of
+ * the whole weight, and making W' and its gradient, against three more products with the rows in both directions.
+ */
+function isLong(rows: unknown, { inFeatures: inn, outFeatures: out }: SiteShape): boolean {
+  const making = inn * inn * (out + Math.min(inn, out));
+  return typeof rows === "number" && 2 * making < rows * inn * (out + 5 * inn);
+}
+
 /**
  * FRoD (doi 10.1609/aaai.v40i31.39813): W = U·diag(λ)·Vᵀ with V common to all modules of a role; trained are λ and a few
  * entries S beside the diagonal: W' = W + U·(S + diag(λ − λ₀))·Vᵀ.
@@ -220,12 +235,16 @@ export const frodMethod = {
   tensors,
   weight(weight, values, site) {
     const { u, change, v } = parts(values, site);
-    return ops.gemm(ops.matmul(u, change), v, weight);
+    return changedWeight(weight, change, u, v);
   },
-  forward({ x, y, gate, tensors: values, site, apply, mix, dropped }, { dropout }) {
+  forward({ x, y, gate, tensors: values, site, apply, mix, dropped, weight, bias }, { dropout }) {
     const { u, change, v } = parts(values, site);
-    const input = dropout > 0 ? dropped(x, dropout) : x;
-    return mix(ops.mul(mix(apply(input, v), change), gate), u, { onto: y });
+    if (dropout > 0 || !isLong(x.shape[0], site)) {
+      const input = dropout > 0 ? dropped(x, dropout) : x;
+      return mix(ops.mul(mix(apply(input, v), change), gate), u, { onto: y });
+    }
+    const product = apply(x, changedWeight(weight(), ops.mul(change, gate), u, v));
+    return bias ? ops.add(product, bias) : product;
   },
 } satisfies Method<FrodConfig>;
 

@@ -1,8 +1,9 @@
 import { z } from "zod";
-import { constant, ops, type Value } from "../../graph/index.js";
-import { tensor } from "../../tensor/index.js";
+import { ops, type Value } from "../../graph/index.js";
+import { identityMatrix } from "../algebra.js";
 import { parseConfig, siteConfigSchema } from "../config.js";
 import type { Adaptation, Method, SiteShape, TensorSpec, TensorValues } from "../method.js";
+import { type TreePart, treeMatrices, treePart } from "./rotation-tree.js";
 
 const schema = siteConfigSchema.extend({
   quasi: z.boolean().default(false).describe("free 2 × 2 blocks instead of rotations (qGOFT)"),
@@ -67,54 +68,72 @@ function entries({
   return { a: cos, b: ops.neg(sin), c: sin, e: cos };
 }
 
-const indices = (list: readonly number[]): Value =>
-  constant(tensor("int64", [list.length], BigInt64Array.from(list, BigInt)));
+/** Coordinates that are turned by one matrix: the levels within it one by one would each pass over all activations. */
+const BLOCK = 32;
 
-/** w·Rᵀ for rows w, R = P_L … P₁·diag(γ): every plane of a level is disjoint, so a level is one gather and one sum. */
-function rotate(rows: Value, values: TensorValues): Value {
-  const width = rows.shape.at(-1) as number;
-  const all = entries(values);
-  let turned = values.goft_scale ? ops.mul(rows, values.goft_scale) : rows;
-  let start = 0;
-  for (const { i, j } of rotationTree(width)) {
-    const end = start + i.length;
-    const part = (name: "a" | "b" | "c" | "e") => ops.slice(all[name], 0, start, end);
-    // x_i' = a·x_i + b·x_j and x_j' = c·x_i + e·x_j, as factors of x and of its partner; others keep 1 and 0.
-    const own = spread(
-      width,
-      [
-        [i, part("a")],
-        [j, part("e")],
-      ],
-      1,
-    );
-    const other = spread(
-      width,
-      [
-        [i, part("b")],
-        [j, part("c")],
-      ],
-      0,
-    );
-    const partner = Array.from({ length: width }, (_, at) => at);
-    i.forEach((from, k) => {
-      [partner[from], partner[j[k] as number]] = [j[k] as number, from];
-    });
-    const swapped = ops.gather(turned, indices(partner), turned.shape.length - 1);
-    turned = ops.add(ops.mul(turned, own), ops.mul(swapped, other));
-    start = end;
-  }
-  return turned;
+/** The two halves of the tree at a width: within blocks of `size`, and among the first coordinates of the blocks. */
+interface Halves {
+  readonly size: number;
+  readonly within: TreePart;
+  readonly among: TreePart;
 }
 
-/** A vector of `width` numbers: `rest` but at the places given. */
-function spread(width: number, parts: readonly (readonly [readonly number[], Value])[], rest: number): Value {
-  const places = indices(parts.flatMap(([list]) => list));
-  const updates = ops.concat(
-    parts.map(([, value]) => value),
-    0,
-  );
-  return ops.scatterElements(ops.full([width], rest, "float32"), places, updates, 0);
+const known = new Map<number, Halves>();
+
+function halvesOf(width: number): Halves {
+  const before = known.get(width);
+  if (before) return before;
+  let size = 1;
+  while (size < BLOCK && width % (2 * size) === 0) size *= 2;
+  const within = treePart(width, width - 1, { until: size });
+  const among = treePart(width / size, width - 1, { taken: within.taken });
+  known.set(width, { size, within, among });
+  return { size, within, among };
+}
+
+/** R as its blocks `[count, size, size]`, γ within, and what is above them, less the identity `[count, count]`. */
+function matrices(width: number, values: TensorValues): { blocks: Value; above: Value } {
+  const { size, within, among } = halvesOf(width);
+  const count = width / size;
+  const { a, b, c, e } = entries(values);
+  const table = ops.concat([a, b, c, e, ops.full([1], 1, "float32")], 0);
+  const plain = treeMatrices(within, table, size);
+  const { goft_scale: scale } = values;
+  return {
+    blocks: scale ? ops.mul(plain, ops.reshape(scale, [count, 1, size])) : plain,
+    above: ops.sub(ops.squeeze(treeMatrices(among, table, count), 0), identityMatrix(count)),
+  };
+}
+
+/** Rows `[n, d]` by blocks, `[count, n, size]`, and the way back. */
+const byBlock = (rows: Value, [count, size]: readonly [number, number]): Value =>
+  ops.transpose(ops.reshape(rows, [-1, count, size], [rows]), [1, 0, 2]);
+const asRows = (pieces: Value, like: Value): Value =>
+  ops.reshape(ops.transpose(pieces, [1, 0, 2]), like.shape, [like]);
+
+/** w·Rᵀ for rows w, R = P_L … P₁·diag(γ): what goes on from each block enters its product as one more column. */
+function rotated(rows: Value, values: TensorValues): Value {
+  const { blocks, above } = matrices(rows.shape.at(-1) as number, values);
+  const [count, size] = blocks.shape as [number, number];
+  const pieces = byBlock(rows, [count, size]);
+  const firsts = ops.squeeze(ops.matmul(pieces, ops.transposeLast(ops.slice(blocks, 1, 0, 1))), 2);
+  const onward = ops.unsqueeze(ops.matmul(above, firsts), 2);
+  const first = ops.expand(ops.slice(identityMatrix(size), 1, 0, 1), [count, size, 1]);
+  const both = ops.transposeLast(ops.concat([blocks, first], 2));
+  return asRows(ops.matmul(ops.concat([pieces, onward], 2), both), rows);
+}
+
+/** x + strength·(x·R − x) for rows x, the other way round: from the top of the tree down into the blocks. */
+function rotatedBack(rows: Value, values: TensorValues, strength: Value): Value {
+  const { blocks, above } = matrices(rows.shape.at(-1) as number, values);
+  const [count, size] = blocks.shape as [number, number];
+  const pieces = byBlock(rows, [count, size]);
+  const firsts = ops.squeeze(ops.slice(pieces, 2, 0, 1), 2);
+  const onward = ops.unsqueeze(ops.matmul(ops.transposeLast(above), firsts), 2);
+  const one = identityMatrix(size);
+  const own = ops.add(one, ops.mul(ops.sub(blocks, one), strength));
+  const first = ops.mul(ops.slice(blocks, 1, 0, 1), strength);
+  return asRows(ops.matmul(ops.concat([pieces, onward], 2), ops.concat([own, first], 1)), rows);
 }
 
 /** (quasi-)Givens orthogonal fine-tuning (arXiv 2404.04316): W' = W·Rᵀ with R a tree of d − 1 plane rotations, or free blocks. */
@@ -125,7 +144,13 @@ export const goftMethod = {
   schema,
   kinds: ["linear", "conv"],
   tensors,
-  weight: (weight, values) => rotate(weight, values),
+  weight: (weight, values) => rotated(weight, values),
+  forward({ x, bias, gate, tensors: values, site, weight, apply }) {
+    if (site.kind !== "linear") return undefined;
+    // W is linear: turned inputs need no gradient of W.
+    const product = apply(rotatedBack(x, values, gate), weight());
+    return bias ? ops.add(product, bias) : product;
+  },
   penalty(sites, { quasi, lambda }) {
     if (!quasi || lambda === 0) return undefined;
     const terms = sites.map(({ tensors: values }) => {

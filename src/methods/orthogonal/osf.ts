@@ -80,8 +80,8 @@ function projected(value: Value, basis: Value, keep: boolean): Value {
   });
 }
 
-/** The trained part as a product, U·diag(S) `[out, n]` and V `[n, in]`, less what it started as. */
-function factors(values: TensorValues): { a: Value; b: Value } {
+/** The trained part as a product, U·diag(S) `[out, n]` and V `[n, in]`, and what it started as, negative. */
+function factors(values: TensorValues): Record<"now" | "start", { a: Value; b: Value }> {
   const turned = (value: Value) => ops.transpose(value, [1, 0]);
   const u = values.U_kept
     ? projected(values.U_low as Value, values.U_kept, false)
@@ -89,11 +89,34 @@ function factors(values: TensorValues): { a: Value; b: Value } {
   const v = values.V_kept
     ? projected(turned(values.V_low as Value), turned(values.V_kept), false)
     : projected(turned(values.V_low as Value), turned(values.V_start as Value), true);
-  const start = ops.mul(values.U_start as Value, ops.neg(values.S_start as Value));
   return {
-    a: ops.concat([turned(v), values.V_start as Value], 0),
-    b: ops.concat([ops.mul(u, values.S_low as Value), start], 1),
+    now: { a: turned(v), b: ops.mul(u, values.S_low as Value) },
+    start: {
+      a: values.V_start as Value,
+      b: ops.mul(values.U_start as Value, ops.neg(values.S_start as Value)),
+    },
   };
+}
+
+/** Both as one product. */
+function lowRank(values: TensorValues): { a: Value; b: Value } {
+  const { now, start } = factors(values);
+  return { a: ops.concat([now.a, start.a], 0), b: ops.concat([now.b, start.b], 1) };
+}
+
+/** W with the trained part as it is, at a strength. */
+function changedWeight(weight: Value, values: TensorValues, gate?: Value): Value {
+  const { now, start } = factors(values);
+  const scaled = (b: Value) => (gate ? ops.mul(b, gate) : b);
+  return ops.gemm(scaled(now.b), now.a, ops.gemm(scaled(start.b), start.a, weight));
+}
+
+/**
+ * Whether a step over so many rows takes fewer multiplications with W' than with its n directions apart: the gradient of the whole
+ * weight, and making W' and the gradients of its factors, against five thin products of both parts with the rows.
+ */
+function isLong(rows: unknown, { inFeatures: inn, outFeatures: out }: SiteShape, n: number): boolean {
+  return typeof rows === "number" && inn * out * (rows + 4 * n) < 5 * rows * n * (inn + out);
 }
 
 /**
@@ -107,14 +130,15 @@ export const osfMethod = {
   schema,
   kinds: ["linear"],
   tensors,
-  weight(weight, values) {
-    const { a, b } = factors(values);
-    return ops.gemm(b, a, weight);
-  },
-  lowRank: (_, values) => factors(values),
-  forward({ x, y, gate, tensors: values, apply, mix }) {
-    const { a, b } = factors(values);
-    return mix(ops.mul(apply(x, a), gate), b, { onto: y });
+  weight: (weight, values) => changedWeight(weight, values),
+  lowRank: (_, values) => lowRank(values),
+  forward({ x, y, bias, gate, tensors: values, site, weight, apply, mix }, config) {
+    if (!isLong(x.shape[0], site, ranks(site, config).trained)) {
+      const { a, b } = lowRank(values);
+      return mix(ops.mul(apply(x, a), gate), b, { onto: y });
+    }
+    const product = apply(x, changedWeight(weight(), values, gate));
+    return bias ? ops.add(product, bias) : product;
   },
 } satisfies Method<OsfConfig>;
 
