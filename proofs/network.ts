@@ -135,6 +135,8 @@ export interface TuneOptions {
   /** Default: Adam with linear decay. */
   readonly optimizer?: Optimizer;
   readonly loss?: TensorLoss;
+  /** Default true: a run that changes nothing any more is an error. */
+  readonly guardZeroUpdates?: boolean;
   /** Called after every update. */
   readonly onStep?: (step: number) => void;
 }
@@ -143,13 +145,23 @@ export interface TuneOptions {
 export async function tune(
   model: TensorModel,
   data: Points | ExampleSource,
-  { steps, lr, batchSize = 64, seed = 0, optimizer, loss = classification(), onStep }: TuneOptions,
+  {
+    steps,
+    lr,
+    batchSize = 64,
+    seed = 0,
+    optimizer,
+    loss = classification(),
+    guardZeroUpdates = true,
+    onStep,
+  }: TuneOptions,
 ): Promise<number[]> {
   const losses: number[] = [];
   const objective = tensorObjective(model, { train: "at" in data ? data : sourceOf(data), batchSize, loss });
   await fit(objective, {
     steps,
     seed,
+    guardZeroUpdates,
     optimizer: optimizer ?? adam({ lr, schedule: linear({ totalSteps: steps }) }),
     session: { threads: 1, worker: false },
     onEvent(event) {

@@ -76,6 +76,7 @@ import { tinyloraProof } from "./tinylora.js";
 import { uniloraProof } from "./unilora.js";
 import { uoraProof } from "./uora.js";
 import { vbloraProof } from "./vblora.js";
+import { beftProof, bitfitProof, lnTuningProof } from "./vectors.js";
 import { xloraProof } from "./xlora.js";
 
 /** Every experiment; a new one is its file and one line here. */
@@ -151,6 +152,9 @@ const proofs: readonly Proof[] = [
   kasaProof(),
   qaloraProof(),
   bdloraProof(),
+  bitfitProof(),
+  beftProof(),
+  lnTuningProof(),
 ];
 
 const wanted = process.argv.slice(2);
