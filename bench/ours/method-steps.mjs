@@ -7,7 +7,7 @@ import { parseArgs } from "node:util";
 import { packExamples } from "tunesmith/data";
 import { applyMethod, calibrate, methodNamed, methodNames } from "tunesmith/methods";
 import { initModel } from "tunesmith/models";
-import { adamw, fit, nextToken } from "tunesmith/training";
+import { adamw, fit, nextToken, stepCost } from "tunesmith/training";
 import { timeByOperator } from "./profile.mjs";
 
 const { values } = parseArgs({
@@ -56,13 +56,20 @@ for (const name of names) {
   try {
     const own = await secondsOf(name);
     const after = await secondsOf("lora");
-    rows.push({ name, seconds: own.median, lora: (before.median + after.median) / 2, trained: own.trained });
+    const work = { products: own.productFlops / after.productFlops, passes: own.passBytes / after.passBytes };
+    const seconds = { seconds: own.median, lora: (before.median + after.median) / 2 };
+    rows.push({ name, ...seconds, ...work, trained: own.trained });
     before = after;
   } catch (error) {
     rows.push({ name, failed: `${error.code ?? error}: ${error.message.split("\n")[0]}` });
   }
-  const { seconds, lora, failed } = rows.at(-1);
-  console.error(name, failed ?? `${seconds.toFixed(3)} s, ${(seconds / lora).toFixed(2)} of LoRA`);
+  const { seconds, lora, products, passes, failed } = rows.at(-1);
+  const over = [seconds / lora, products, passes].map((ratio) => ratio?.toFixed(2));
+  console.error(
+    name,
+    failed ??
+      `${seconds.toFixed(3)} s: ${over[0]} of LoRA's time, ${over[1]} of its products, ${over[2]} of its passes`,
+  );
 }
 console.log(JSON.stringify({ rows, loraTrained: before.trained }));
 
@@ -97,7 +104,8 @@ async function secondsOf(name) {
   const trained = [...model.parameters.values()]
     .filter(({ trainable }) => trainable)
     .reduce((sum, { tensor }) => sum + tensor.data.length, 0);
-  return { median: later[later.length >> 1], trained };
+  const cost = stepCost(nextToken(model, plan), { batch: BATCH, length: LENGTH });
+  return { median: later[later.length >> 1], trained, ...cost };
 }
 
 function profileText(name) {

@@ -3,21 +3,19 @@ import { initModel } from "../models/index.js";
 import { adapt } from "./adapt.js";
 import { trainedNumbers, withinBudget } from "./budget.js";
 import { siteMethods } from "./catalog.js";
-import { lora } from "./index.js";
+import { lora, ltSft, methodNamed, trainableCount } from "./index.js";
 
-const base = initModel(
-  {
-    model_type: "llama",
-    vocab_size: 64,
-    hidden_size: 32,
-    intermediate_size: 64,
-    num_hidden_layers: 2,
-    num_attention_heads: 2,
-    attention_bias: true,
-    mlp_bias: true,
-  },
-  { seed: 2 },
-);
+const SHAPE = {
+  model_type: "llama",
+  vocab_size: 64,
+  hidden_size: 32,
+  intermediate_size: 64,
+  num_hidden_layers: 2,
+  num_attention_heads: 2,
+  attention_bias: true,
+  mlp_bias: true,
+};
+const base = initModel(SHAPE, { seed: 2 });
 const BUDGET = 3000;
 const targets = ["q_proj", "down_proj"];
 /** What some methods must be told on so small a model. */
@@ -27,7 +25,14 @@ const GIVEN: Readonly<Record<string, Readonly<Record<string, unknown>>>> = {
   road: { groupSize: 8 },
   gralora: { blocks: 1 },
   adamss: { rank: 16 },
+  alora: { invocation: [5] },
 };
+
+test("of weights with chosen entries, those count", async () => {
+  const tuned = initModel(SHAPE, { seed: 3 });
+  const { options } = methodNamed("lt-sft").within?.(base, {}, BUDGET) ?? {};
+  expect(trainableCount(await ltSft(base, { ...options, tuned }))).toBe(BUDGET);
+});
 
 test("numbers are counted as they are made", async () => {
   const adaptation = lora({ rank: 3, targets });

@@ -135,6 +135,7 @@ const ltSftEntry: MethodEntry = {
   result: "model",
   options: ltSftFolderSchema,
   needs: () => [],
+  within: (_, options, budget) => ({ options: { ...options, count: budget }, parameters: budget }),
   apply: (model, options) => ltSftOfFolder(model, options as z.infer<typeof ltSftFolderSchema>),
 };
 

@@ -12,6 +12,11 @@ export interface StepGraph {
   readonly trained: readonly Parameter[];
 }
 
+export interface StepGraphOptions extends Omit<LayOptions, "training"> {
+  /** Frozen weights with a gradient output `weight/<name>`. */
+  readonly weights?: readonly string[];
+}
+
 /** Names of the scalar inputs by which a micro-batch counts. */
 export const SCALE = "loss_scale";
 export const SHARE = "batch_share";
@@ -21,14 +26,7 @@ export const SHARE = "batch_share";
  * the items of the whole update, and `batch_share`, this batch's part of them. Throws `zero-update` naming a trainable
  * parameter that the loss does not depend on, `op-not-differentiable` from differentiation.
  */
-export function stepGraph(
-  objective: Objective,
-  shape: StepShape,
-  options: Omit<LayOptions, "training"> & {
-    /** Frozen weights with a gradient output `weight/<name>`. */
-    readonly weights?: readonly string[];
-  } = {},
-): StepGraph {
+export function stepGraph(objective: Objective, shape: StepShape, options: StepGraphOptions = {}): StepGraph {
   const { weights = [], ...how } = options;
   const laid = objective.lossGraph(shape, { ...how, training: true });
   return withGradients(objective.model, { loss: laid.loss, penalty: penaltyOf(laid) }, shape, weights);

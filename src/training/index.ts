@@ -56,6 +56,7 @@ export type {
 export * from "./objectives/index.js";
 export * from "./optim/index.js";
 export * from "./scores/index.js";
+export { type StepCost, stepCost } from "./step-cost.js";
 export { createStepper, type Stepper, type StepperOptions } from "./stepper.js";
 export * from "./tasks/index.js";
 export {

@@ -13,7 +13,7 @@ export function bytesOf(value: Value): number {
 }
 
 /** Nodes whose output is their input's memory under another shape. */
-const VIEWS = new Set(["Reshape", "Squeeze", "Unsqueeze", "Flatten", "Identity"]);
+export const VIEWS: ReadonlySet<string> = new Set(["Reshape", "Squeeze", "Unsqueeze", "Flatten", "Identity"]);
 /** Kernels that may write over an operand of the output's shape that nobody reads again (`MayInplace` in ONNX Runtime). */
 const IN_PLACE = new Set("Neg Exp Log Sqrt Tanh Sigmoid Relu Erf Reciprocal Softmax Clip Abs".split(" "));
 

@@ -8,6 +8,7 @@ import {
   type Value,
 } from "../graph/index.js";
 import { PREPACK_BYTES, processMemory, type SessionOptions } from "../runtime/index.js";
+import { foldedNodes, isFixed } from "./fixed-nodes.js";
 import { evaluationGraph, prefixGraphs, stepGraph } from "./graph.js";
 import { bytesOf, runBytes } from "./memory-arena.js";
 import type { Objective, StepShape } from "./objective.js";
@@ -181,20 +182,6 @@ function sessionOf(graph: Graph, options: SessionOptions = {}): SessionParts {
     packed: sum([...copies.values(), ...folded.map(bytesOf)]),
     mapped: [...read].filter(({ source }) => source.kind === "constant"),
   };
-}
-
-const isFixed = ({ source }: Value, fixed: ReadonlySet<Node>): boolean =>
-  source.kind === "constant" || (source.kind === "node" && fixed.has(source.node));
-
-/** Nodes that the runtime computes once, when a session is made: all they read is constant. */
-function foldedNodes(nodes: readonly Node[]): ReadonlySet<Node> {
-  const fixed = new Set<Node>();
-  for (const node of nodes) {
-    const inputs = node.inputs.filter((value) => value !== undefined);
-    if (inputs.length > 0 && node.op !== "DequantizeLinear" && inputs.every((value) => isFixed(value, fixed)))
-      fixed.add(node);
-  }
-  return fixed;
 }
 
 /** Products whose kernels keep their second factor, a matrix, in an order of their own. */

@@ -1,6 +1,6 @@
 import type { z } from "zod";
 import { TunesmithError } from "../../errors/index.js";
-import { methodNamed } from "../../methods/index.js";
+import { methodNamed, trainableCount } from "../../methods/index.js";
 import { createEvaluator, type Evaluation, fit } from "../../training/index.js";
 import type { Context } from "../command.js";
 import { resolveOptions } from "../config/resolve.js";
@@ -8,7 +8,7 @@ import { type compareSchema, runSchema } from "../config/schema.js";
 import { sessionOf } from "../work.js";
 import { stepOptions } from "./fit-options.js";
 import { planRun } from "./memory.js";
-import { type OptionsFor, type Prepared, prepareRun, type RunConfig, trainableCount } from "./prepare-run.js";
+import { type OptionsFor, type Prepared, prepareRun, type RunConfig } from "./prepare-run.js";
 
 export type CompareConfig = z.output<typeof compareSchema>;
 

@@ -1,21 +1,29 @@
-import { isAdapted, isMpoModel, isUnfrozen } from "../../methods/index.js";
-import type { MemoryPlan } from "../../training/index.js";
+import { isAdapted, isMpoModel, isUnfrozen, trainableCount } from "../../methods/index.js";
+import { type MemoryPlan, stepCost } from "../../training/index.js";
 import { formatBytes, table, type Ui } from "../ui.js";
 import { planRun } from "./memory.js";
-import { type Prepared, type RunConfig, trainableCount } from "./prepare-run.js";
+import type { Prepared, RunConfig } from "./prepare-run.js";
 
 /** Prints what a run would do. */
 export function dryRun(config: RunConfig, prepared: Prepared, ui: Ui): void {
-  const { model, steps, stepsPerEpoch } = prepared;
+  const { model, steps, stepsPerEpoch, objective, shape } = prepared;
   const parameters = trainableCount(model);
   const sites = trainedPlaces(prepared);
   const memory = planRun(config, prepared);
+  const cost = stepCost(objective, shape, { recompute: config.recompute, chunkRows: config.chunkRows });
   const histogram = rowHistogram(prepared);
   ui.say(`\n${sites.length} places are trained`);
   for (const place of sites.slice(0, 12)) ui.say(`  ${place}`);
   if (sites.length > 12) ui.say(`  ... and ${sites.length - 12} more`);
   ui.say("\nmemory (estimate)");
   ui.say(memoryTable(memory));
+  ui.say("\na batch's work");
+  ui.say(
+    table([
+      ["matrix products", `${(cost.productFlops / 1e9).toFixed(2)} GFLOP`],
+      ["other operators, read and written", formatBytes(cost.passBytes)],
+    ]),
+  );
   if (histogram.length > 0) ui.say("\nrows by length");
   ui.say(
     table(
@@ -30,6 +38,7 @@ export function dryRun(config: RunConfig, prepared: Prepared, ui: Ui): void {
     steps,
     stepsPerEpoch,
     memory: { ...memory, estimate: true },
+    batchCost: cost,
     rows: prepared.rows,
     rowLengths: histogram,
   });

@@ -11,6 +11,7 @@ import {
   isUnfrozen,
   methodNamed,
   setActive,
+  trainableCount,
 } from "../../methods/index.js";
 import type { CausalLm, Model } from "../../models/index.js";
 import {
@@ -347,12 +348,6 @@ function checkEvaluations({ patience, evalEvery, stopOn, validation, validationS
     fix: "give --eval-every, the steps between evaluations",
   });
 }
-
-export const trainableCount = (model: Model): number =>
-  [...model.parameters.values()].reduce(
-    (sum, { trainable, tensor }) => sum + (trainable ? tensor.data.length : 0),
-    0,
-  );
 
 /** The options that belong to the method. */
 export function methodOptions(config: RunConfig): Record<string, unknown> {

@@ -19,6 +19,7 @@ import {
   lora,
   merge,
   saveAdapter,
+  trainableCount,
 } from "../../methods/index.js";
 import {
   type CausalLm,
@@ -134,12 +135,6 @@ async function readFolder(path: string, ui: Ui): Promise<Dataset> {
 const weightCount = (model: CausalLm): number =>
   [...new Set(model.weights.values())].reduce(
     (sum, { shape }) => sum + shape.reduce<number>((a, b) => a * Number(b), 1),
-    0,
-  );
-
-const trainableCount = (model: CausalLm): number =>
-  [...model.parameters.values()].reduce(
-    (sum, { trainable, tensor }) => sum + (trainable ? tensor.data.length : 0),
     0,
   );
 
