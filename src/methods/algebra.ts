@@ -20,19 +20,46 @@ const NEWTON_STEPS = 20;
 export function inverse(a: Value): Value {
   const rank = a.shape.length;
   const size = ops.reduceSum(ops.square(a), [rank - 2, rank - 1]);
-  const twice = ops.mul(identityMatrix(a.shape[rank - 1] as number), 2);
-  let x = ops.div(ops.transposeLast(a), size);
-  for (let step = 0; step < NEWTON_STEPS; step++) x = ops.matmul(x, ops.sub(twice, ops.matmul(a, x)));
+  return newtonInverse(a, ops.div(ops.transposeLast(a), size), NEWTON_STEPS);
+}
+
+function newtonInverse(a: Value, start: Value, steps: number): Value {
+  const twice = ops.mul(identityMatrix(a.shape.at(-1) as number), 2);
+  let x = start;
+  for (let step = 0; step < steps; step++) x = ops.matmul(x, ops.sub(twice, ops.matmul(a, x)));
   return ops.customVjp(x, [a], [x], ({ saved: [found] }, dy) => {
     const turned = ops.transposeLast(found as Value);
     return [ops.neg(ops.matmul(ops.matmul(turned, dy), turned))];
   });
 }
 
+/**
+ * (I + Q)⁻¹ of skew Q `[..., n, n]`, n ≤ 4: there Q⁴ + s·Q² + p² = 0 with s = ‖Q‖² / 2 and the Pfaffian p, from which
+ * (I + Q)⁻¹ = (I − Q)·((1 + s)·I + Q²) / (1 + s + p²). One of Newton's steps takes away the rounding of large Q.
+ */
+function smallInverse(q: Value): Value {
+  const [rank, n] = [q.shape.length, q.shape.at(-1) as number];
+  const one = identityMatrix(n);
+  const s = ops.add(ops.mul(ops.reduceSum(ops.square(q), [rank - 2, rank - 1]), 0.5), 1);
+  const start = ops.matmul(ops.sub(one, q), ops.add(ops.mul(one, s), ops.matmul(q, q)));
+  const size = n === 4 ? ops.add(s, ops.square(pfaffian(q))) : s;
+  return newtonInverse(ops.add(one, q), ops.div(start, size), 1);
+}
+
+/** q₀₁q₂₃ − q₀₂q₁₃ + q₀₃q₁₂ of skew `[..., 4, 4]`, `[..., 1, 1]`. */
+function pfaffian(q: Value): Value {
+  const flat = ops.reshape(q, [...q.shape.slice(0, -2), 16]);
+  const at = (...places: number[]) => ops.gather(flat, ops.ints(places), flat.shape.length - 1);
+  // −q₁₃ is q₃₁.
+  const sum = ops.reduceSum(ops.mul(at(1, 2, 3), at(11, 13, 6)), [flat.shape.length - 1]);
+  return ops.unsqueeze(sum, -1);
+}
+
 /** Cayley's orthogonal matrices (I − Q)(I + Q)⁻¹ of skew Q `[..., n, n]`; I for Q = 0. */
 export function cayley(q: Value): Value {
-  const one = identityMatrix(q.shape.at(-1) as number);
-  return ops.matmul(ops.sub(one, q), inverse(ops.add(one, q)));
+  const n = q.shape.at(-1) as number;
+  const one = identityMatrix(n);
+  return ops.matmul(ops.sub(one, q), n <= 4 ? smallInverse(q) : inverse(ops.add(one, q)));
 }
 
 /**
@@ -52,10 +79,25 @@ export function cayleySeries(q: Value, terms: number, sign: 1 | -1 = 1): Value {
 
 /** The block-diagonal product R·x over the last axis: `x` `[..., d]` with blocks `[d / b, b, b]` gives xRᵀ per block. */
 export function blockRotate(x: Value, blocks: Value): Value {
-  const [count, size] = blocks.shape as [number, number, number];
+  const wide = wider(blocks);
+  const [count, size] = wide.shape as [number, number, number];
   const rows = ops.transpose(ops.reshape(x, [-1, count, size], [x]), [1, 0, 2]);
-  const turned = ops.matmul(rows, ops.transposeLast(blocks));
+  const turned = ops.matmul(rows, ops.transposeLast(wide));
   return ops.reshape(ops.transpose(turned, [1, 0, 2]), [-1, count * size], [x]);
+}
+
+/** A product with one matrix of this width takes less time than with the several small ones on its diagonal. */
+const BLOCK_WIDTH = 32;
+
+/** Neighbours of the blocks `[d / b, b, b]` on the diagonal of larger ones. */
+function wider(blocks: Value): Value {
+  const [count, size] = blocks.shape as [number, number, number];
+  let joined = Math.max(1, Math.floor(BLOCK_WIDTH / size));
+  while (count % joined !== 0) joined--;
+  if (joined === 1) return blocks;
+  const own = ops.reshape(blocks, [count / joined, joined, size, 1, size]);
+  const spread = ops.mul(own, ops.reshape(identityMatrix(joined), [1, joined, 1, joined, 1]));
+  return ops.reshape(spread, [count / joined, joined * size, joined * size]);
 }
 
 /** Columns of `x` `[..., d]` in another order. */

@@ -58,7 +58,19 @@ export function timesLeft(matrix: Value, tensor: Value): Value {
 }
 
 /** The last axis of a tensor `[left, middle, right]` times `matrix` `[right, b]`. */
-export const timesRight = (tensor: Value, matrix: Value): Value => ops.matmul(tensor, matrix);
+export function timesRight(tensor: Value, matrix: Value): Value {
+  const [left, middle, right] = tensor.shape as [number, number, number];
+  const product = ops.matmul(ops.reshape(tensor, [left * middle, right]), matrix);
+  return ops.reshape(product, [left, middle, matrix.shape[1] as number]);
+}
+
+/** (I + E)·T·(I + F) of a tensor `[left, middle, right]`, E on its first and F on its last axis: each sum is part of its product. */
+export function turned(tensor: Value, e: Value, f: Value): Value {
+  const [left, middle, right] = tensor.shape as [number, number, number];
+  const rows = ops.reshape(tensor, [left, middle * right]);
+  const before = ops.reshape(ops.gemm(e, rows, rows), [left * middle, right]);
+  return ops.reshape(ops.gemm(before, f, before), [left, middle, right]);
+}
 
 /** The matrix `[out, in]` of a chain: sides `[left, d]` and `[d', right]` around a middle of `d` times `d'` bonds. */
 export function contractSides(left: Value, central: Value, right: Value, shape: MpoShape): Value {

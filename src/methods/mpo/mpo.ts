@@ -3,7 +3,16 @@ import { ops, type Value } from "../../graph/index.js";
 import { parseConfig, siteConfigSchema } from "../config.js";
 import type { Adaptation, InitContext, Method, SiteShape, TensorSpec, TensorValues } from "../method.js";
 import { centreOf, coreShape, type MpoShape, mpoDecompose, mpoShape } from "./chain.js";
-import { contractSides, fromThirds, sideOf, thirdsOf, timesLeft, timesRight, toThirds } from "./contract.js";
+import {
+  contractSides,
+  fromThirds,
+  sideOf,
+  thirdsOf,
+  timesLeft,
+  timesRight,
+  toThirds,
+  turned,
+} from "./contract.js";
 
 /** Options of a chain, for adapters and whole models. */
 export const chainOptions = {
@@ -94,10 +103,11 @@ export const mpoMethod = {
     if (config.train === "central") return ops.add(weight, centralChange(values, start, shape));
     const now = sidesOf(values, shape, "mpo_T");
     const kept = held(toThirds(weight, thirds), start);
-    const turned = timesLeft(moved(now.left, start.left), kept);
     const f = ops.transposeLast(moved(ops.transposeLast(now.right), ops.transposeLast(start.right)));
-    const change = ops.add(turned, timesRight(ops.add(kept, turned), f));
-    const changed = ops.add(weight, fromThirds(change, thirds));
+    const after = turned(kept, moved(now.left, start.left), f);
+    const changed = isExact(start)
+      ? fromThirds(after, thirds)
+      : ops.add(weight, fromThirds(ops.sub(after, kept), thirds));
     return config.train === "all" ? ops.add(changed, centralChange(values, now, shape)) : changed;
   },
 } satisfies Method<MpoConfig>;
@@ -107,6 +117,10 @@ const centralChange = (
   { left, right }: { left: Value; right: Value },
   shape: MpoShape,
 ) => contractSides(left, values.mpo_central as Value, right, shape);
+
+/** Whether bonds have room for any weight. */
+const isExact = ({ left, right }: { left: Value; right: Value }): boolean =>
+  left.shape[0] === left.shape[1] && right.shape[0] === right.shape[1];
 
 /** The part of a weight that bonds have room for: all of it unless they are truncated. */
 function held(weight: Value, { left, right }: { left: Value; right: Value }): Value {
