@@ -31,6 +31,7 @@ import torch.nn.functional as F
 from peft import LoraConfig, PeftModel, get_peft_model
 from peft.tuners.c3a import layer as c3a_layer
 from peft.tuners.c3a import utils as c3a_utils
+from peft.tuners.lora import ArrowConfig, create_arrow_model
 from peft.tuners.lora import layer as lora_layer
 from peft.tuners.lora.variants import QALoraLinearVariant
 from safetensors.torch import load_file, save_file
@@ -171,6 +172,12 @@ XLORA = {
     # Dropout numbers the classifier's layers.
     "xlora-deep": dict(xlora_depth=3, xlora_size=6, xlora_dropout_p=0.2),
 }
+# Case -> arguments of Arrow, and how many general adapters: experts of one rank, alpha and rsLoRA their own.
+ARROW = {
+    "arrow": (dict(top_k=2, router_temperature=0.7, rng_seed=5), 0),
+    "arrow-general": (dict(top_k=3, use_gks=True, rng_seed=2), 2),
+}
+ARROW_EXPERTS = [dict(lora_alpha=6), dict(lora_alpha=3, use_rslora=True), dict(lora_alpha=2), dict(lora_alpha=4)]
 EXPERTS = [
     dict(r=3, lora_alpha=6, target_modules=["q_proj", "v_proj"]),
     dict(r=2, lora_alpha=5, use_rslora=True, target_modules=["q_proj", "down_proj"]),
@@ -397,6 +404,49 @@ def write_xlora(model, folder):
     (folder / "adapter_config.json").write_text(json.dumps(config, indent=2, sort_keys=True) + "\n")
 
 
+def arrow_adapters(folder, general):
+    """Folders of experts and of general adapters, called as PEFT calls them."""
+    return ([str(folder / f"task_{number}") for number in range(len(ARROW_EXPERTS))],
+            [str(folder / f"gks_{number}") for number in range(general)] or None)
+
+
+def arrow_model(name, folder, case):
+    options, general = ARROW[case]
+    experts, others = arrow_adapters(folder, general)
+    return create_arrow_model(base_model(name), experts, ArrowConfig(**options), others).eval()
+
+
+def write_arrow(name, folder, case):
+    """The router's folder, and below it the experts': PEFT saves them side by side, general knowledge taken off in place."""
+    generator = torch.Generator().manual_seed(3)
+    experts, others = arrow_adapters(folder, ARROW[case][1])
+    for path, options in zip(experts + (others or []), ARROW_EXPERTS + [dict(lora_alpha=5)] * 2):
+        config = LoraConfig(task_type="CAUSAL_LM", r=3, target_modules=["q_proj", "down_proj"], **options)
+        write_adapter_files(get_peft_model(base_model(name), config), Path(path), generator)
+    with tempfile.TemporaryDirectory() as saved:
+        arrow_model(name, folder, case).save_pretrained(saved, selected_adapters=["arrow_router"])
+        for file in ("adapter_config.json", "adapter_model.safetensors"):
+            (folder / file).write_bytes((Path(saved) / "arrow_router" / file).read_bytes())
+    (folder / "README.md").write_text("")
+    finish_folder(folder)
+
+
+def make_arrow(name, case, seed):
+    folder = FOLDER / f"{name}-{case}"
+    folder.mkdir(parents=True, exist_ok=True)
+    write_arrow(name, folder, case)
+    generator = torch.Generator().manual_seed(seed)
+    model = arrow_model(name, folder, case)
+    input_ids = torch.randint(0, model.config.vocab_size, (2, 12), generator=generator)
+    with torch.no_grad():
+        logits, base = model(input_ids).logits, base_model(name)(input_ids).logits
+    change = (logits - base).abs().max().item()
+    assert change > 1e-2, f"{name}-{case} changes nothing"
+    save_file({"input_ids": input_ids, "logits": logits.contiguous()}, folder / "expected.safetensors")
+    print(f"{name}-{case}: change {change:.3f}")
+    return dict(name=f"{name}-{case}", model=name, changeFromBase=round(change, 4), mergedDifference=None)
+
+
 def make(name, case, options, seed):
     torch.manual_seed(seed)
     folder = FOLDER / f"{name}-{case}"
@@ -436,6 +486,9 @@ def main():
     for seed, case in enumerate(XLORA, 7000):
         if not wanted or f"llama-{case}" in wanted:
             table.append(make("llama", case, {}, seed))
+    for seed, case in enumerate(ARROW, 8000):
+        if not wanted or f"llama-{case}" in wanted:
+            table.append(make_arrow("llama", case, seed))
     for seed, case in enumerate(GPT2_TUNERS, 6000):
         if not wanted or f"gpt2-{case}" in wanted:
             table.append(make("gpt2", case, {}, seed))

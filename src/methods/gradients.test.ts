@@ -72,8 +72,10 @@ function gradientPieces({ sites, adaptation }: Adapter, results: Readonly<Record
 
 /** What training samples, PVeRA's code and dropout in X-LoRA's classifier; the reference was run in evaluation mode. */
 const SAMPLED = new Set(["llama-pvera", "llama-xlora-deep"]);
+/** Arrow's experts. */
+const UNTRAINED = new Set(["llama-arrow", "llama-arrow-general"]);
 
-describe.each(cases.filter((name) => !SAMPLED.has(name)))("%s", (name) => {
+describe.each(cases.filter((name) => !SAMPLED.has(name) && !UNTRAINED.has(name)))("%s", (name) => {
   test("the gradients of every tensor in the file are PEFT's", async () => {
     const folder = fixture(`peft/${name}`);
     const expected = await openSafetensors(`${folder}/expected.safetensors`);

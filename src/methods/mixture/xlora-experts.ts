@@ -2,29 +2,14 @@ import type { z } from "zod";
 import type { Model } from "../../models/index.js";
 import { type AdaptOptions, adapt } from "../adapt.js";
 import { type Adapted, isAdapted } from "../adapted.js";
-import type { Adapter } from "../adapter.js";
 import { parseConfig } from "../config.js";
-import { loadPeft } from "../peft/load.js";
+import { type ExpertSource, expertName, readExperts } from "./read-experts.js";
 import { overExperts, xloraSchema } from "./xlora.js";
 
 export interface XloraSettings extends Omit<z.input<typeof xloraSchema>, "experts"> {
   /** Folders of LoRA adapters, or adapters that are on a model; these are copied. At least one. */
-  readonly experts: readonly (string | Adapter)[];
+  readonly experts: readonly ExpertSource[];
 }
-
-/** A copy of an adapter that is on a model: training one does not touch the other. */
-const copied = (adapter: Adapter): Adapter => ({
-  ...adapter,
-  sites: new Map(
-    [...adapter.sites].map(([path, site]) => {
-      const tensors = Object.entries(site.tensors).map(([key, entry]) => {
-        const data = (entry.tensor.data as Float32Array).slice();
-        return [key, { ...entry, tensor: { ...entry.tensor, data } }] as const;
-      });
-      return [path, { ...site, tensors: Object.fromEntries(tensors) }] as const;
-    }),
-  ),
-});
 
 /**
  * X-LoRA (arXiv 2402.07148): LoRA adapters that were trained for this model, each for something of its own, become the experts of
@@ -49,12 +34,6 @@ export async function xlora<M extends Model>(
   how: AdaptOptions = {},
 ): Promise<Adapted<M>> {
   const base = isAdapted(model) ? model.base : model;
-  const names = experts.map((expert) => (typeof expert === "string" ? expert : expert.name));
-  const config = parseConfig("xlora", xloraSchema, { ...options, experts: names });
-  const read = await Promise.all(
-    experts.map((expert, at) =>
-      typeof expert === "string" ? loadPeft(base, expert, { name: String(at) }) : copied(expert),
-    ),
-  );
-  return adapt(model, overExperts(base, config, read), how);
+  const config = parseConfig("xlora", xloraSchema, { ...options, experts: experts.map(expertName) });
+  return adapt(model, overExperts(base, config, await readExperts(base, experts)), how);
 }

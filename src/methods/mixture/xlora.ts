@@ -1,14 +1,12 @@
 import { z } from "zod";
 import { TunesmithError } from "../../errors/index.js";
-import { constant, ops, type Value } from "../../graph/index.js";
+import { ops, type Value } from "../../graph/index.js";
 import { type Model, probeOutputs, sitesOf } from "../../models/index.js";
-import { tensor } from "../../tensor/index.js";
 import type { Adapter } from "../adapter.js";
 import { lastHidden } from "../last-hidden.js";
-import { type LoraConfig, loraMethod } from "../lowrank/lora.js";
-import { loraScale } from "../lowrank/scale.js";
-import type { Adaptation, Method, SharedSpec, SiteCall, SiteConfig, SiteShape } from "../method.js";
+import type { Adaptation, Method, SharedSpec, SiteCall, SiteConfig } from "../method.js";
 import { sumOverRows, topRoutes, weightsOf } from "../routing.js";
+import { addExperts, checkExpert, expertTensors } from "./experts.js";
 
 const size = (standard: number) => z.number().int().positive().default(standard);
 
@@ -82,29 +80,6 @@ function classifier(modules: number, experts: number, config: XloraConfig): Reco
       [`${name}.bias`, uniform([out], bound)],
     ];
   });
-  return Object.fromEntries(entries);
-}
-
-/** Name at a site of an expert's tensor. */
-const expertKey = (expert: number, factor: "A" | "B") => `${expert}/lora_${factor}`;
-const factorOf = (key: string) => (key.endsWith("_A") ? "A" : "B");
-
-/** The experts' tensors, each lent to its module. */
-function expertTensors(experts: readonly Adapter[], trainable: boolean): Record<string, SharedSpec> {
-  const entries = experts.flatMap(({ sites }, expert) =>
-    [...sites.values()].flatMap(({ shape: { path }, tensors }) =>
-      Object.entries(tensors).map(([key, { tensor: own }]): [string, SharedSpec] => [
-        `${expert}/${path}.${key}`,
-        {
-          shape: own.shape,
-          trainable,
-          routed: true,
-          init: () => own.data as Float32Array,
-          readers: { paths: [path], as: expertKey(expert, factorOf(key)) },
-        },
-      ]),
-    ),
-  );
   return Object.fromEntries(entries);
 }
 
@@ -184,61 +159,14 @@ export const xloraOver = (experts: readonly Adapter[]): XloraMethod => ({
   unmergeable: () => "its experts are weighed anew for every token",
   weight: (weight) => weight,
   forward(call, config) {
-    const { site, y, x, gate, apply, mix, mask, tally } = call;
+    const { y, mask, tally } = call;
     checkRows(call);
     const weights = weightsAt(call, config.targets as readonly string[], experts.length, config);
     if (!weights) return y;
     tally("weights", sumOverRows(ops.unsqueeze(weights, 1), mask));
-    const { a, b, columns, scales } = stacked(call.tensors, site, experts, config);
-    const spread = ops.mul(ops.gather(weights, ops.ints(columns), 1), scales);
-    return mix(ops.mul(ops.mul(apply(x, a), spread), gate), b, { onto: y });
+    return addExperts(call, weights, experts, config.globalWeight);
   },
 });
-
-/** The factors of all experts at a module one after the other, whose each column is, and its scale. */
-function stacked(
-  tensors: SiteCall["tensors"],
-  site: SiteShape,
-  experts: readonly Adapter[],
-  { globalWeight }: XloraConfig,
-) {
-  const own = experts.flatMap(({ adaptation }, expert) => {
-    const a = tensors[expertKey(expert, "A")];
-    const scale = loraScale(site.path, adaptation.config as LoraConfig).scale * globalWeight;
-    return a ? [{ expert, a, b: tensors[expertKey(expert, "B")] as Value, scale }] : [];
-  });
-  const perColumn = (value: (at: (typeof own)[0]) => number) =>
-    own.flatMap((each) => new Array<number>(each.a.shape[0] as number).fill(value(each)));
-  const scales = Float32Array.from(perColumn(({ scale }) => scale));
-  return {
-    a: ops.concat(
-      own.map(({ a }) => a),
-      0,
-    ),
-    b: ops.concat(
-      own.map(({ b }) => b),
-      1,
-    ),
-    columns: perColumn(({ expert }) => expert),
-    scales: constant(tensor("float32", [scales.length], scales)),
-  };
-}
-
-/** Throws `adapter-invalid` for an adapter that cannot be an expert. */
-function checkExpert({ adaptation, saved, tokens, sites }: Adapter, what: string): void {
-  const refuse = (reason: string) => {
-    throw new TunesmithError("adapter-invalid", `${what} cannot be an expert of X-LoRA: ${reason}`, {
-      fix: "experts are plain LoRA adapters of linear maps and embeddings",
-    });
-  };
-  if (adaptation.method.name !== loraMethod.name) refuse(`it is of ${adaptation.method.name}`);
-  if (saved.length > 0 || tokens.length > 0) refuse("it trains weights of the base whole");
-  for (const { shape, tensors } of sites.values()) {
-    const extra = Object.keys(tensors).find((key) => !/^lora_(embedding_)?[AB]$/.test(key));
-    if (extra) refuse(`it has '${extra}' at ${shape.path}`);
-    if (shape.kind === "conv") refuse(`${shape.path} is a convolution`);
-  }
-}
 
 /** The adaptation of a model by experts that were read for it. Throws `adapter-invalid`, `target-unsupported`. */
 export function overExperts(
@@ -246,7 +174,8 @@ export function overExperts(
   options: XloraOptions,
   experts: readonly Adapter[],
 ): Adaptation<XloraConfig> {
-  for (const [at, expert] of experts.entries()) checkExpert(expert, `'${options.experts[at]}'`);
+  for (const [at, expert] of experts.entries())
+    checkExpert(expert, `'${options.experts[at]}'`, { name: "X-LoRA", kinds: ["linear", "embedding"] });
   const outputs = probeOutputs(base);
   const paths = [...new Set(sitesOf(outputs).map(({ path }) => path))];
   const targets = paths.filter((path) => experts.some(({ sites }) => sites.has(path)));

@@ -1,4 +1,4 @@
-import { fileExists, joinPath, listDir, stat } from "#io";
+import { dirname, fileExists, joinPath, listDir, stat } from "#io";
 import { TunesmithError } from "../../errors/index.js";
 import { describeQuantization } from "../../graph/index.js";
 import { type Model, nearest, probeOutputs, readJson } from "../../models/index.js";
@@ -31,7 +31,10 @@ export interface LoadAdapterOptions {
   readonly anyBase?: boolean;
   /** Methods of one's own, for adapters that they wrote. */
   readonly methods?: readonly Method<SiteConfig>[];
-  /** Folders of an X-LoRA's experts, in their order. Default: those below its own folder, or else those that it names. */
+  /**
+   * Folders of an X-LoRA's experts, or of an Arrow's and then its general adapters', in their order. Default: those below its own
+   * folder or beside it, or else those that it names.
+   */
   readonly experts?: readonly string[];
 }
 
@@ -140,11 +143,13 @@ export async function adapterOf(
 /** The adapters below another's folder. */
 const partsOf = (model: Model, folder: string | undefined, options: LoadAdapterOptions): FolderParts => ({
   model,
-  async read(n, otherwise) {
-    const below = folder === undefined ? otherwise : joinPath(folder, String(n));
-    const holds = await fileExists(joinPath(below, CONFIG_FILE));
+  async read(n, otherwise, name) {
     const { experts, ...rest } = options;
-    return loadPeft(model, experts?.[n] ?? (holds ? below : otherwise), { ...rest, name: String(n) });
+    const around = folder === undefined ? [] : [folder, ...(name === undefined ? [] : [dirname(folder)])];
+    const places = around.map((place) => joinPath(place, name ?? String(n)));
+    const held = await Promise.all(places.map((place) => fileExists(joinPath(place, CONFIG_FILE))));
+    const found = places.find((_, at) => held[at]);
+    return loadPeft(model, experts?.[n] ?? found ?? otherwise, { ...rest, name: String(n) });
   },
 });
 

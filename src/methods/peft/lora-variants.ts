@@ -9,7 +9,7 @@ import { loraMapping } from "./lora.js";
 import type { PeftMapping } from "./mapping.js";
 
 /** What they share with plain LoRA. Throws `adapter-invalid` where PEFT's variants do not go together. */
-function shared(config: PeftConfig, file: string, variant: string): Record<string, unknown> {
+export function plainOptions(config: PeftConfig, file: string, variant: string): Record<string, unknown> {
   const { dora, loraBias, init, ...rest } = loraMapping.options({ ...config, [variant]: null }, file);
   const plain = init === "default" || init === "gaussian";
   const other = dora ? "use_dora" : loraBias ? "lora_bias" : plain ? undefined : "init_lora_weights";
@@ -49,7 +49,7 @@ export const kasaMapping: PeftMapping<KasaConfig> = {
       kasa_config: z.looseObject({ beta: z.number().default(1e-4), gamma: z.number().default(1e-3) }),
     });
     const { beta, gamma } = parsePart(schema, config, file).kasa_config;
-    return { ...shared(config, file, "kasa_config"), beta, gamma };
+    return { ...plainOptions(config, file, "kasa_config"), beta, gamma };
   },
   config: (own) => ({ ...sharedConfig(own), kasa_config: { beta: own.beta, gamma: own.gamma } }),
   suffix: (key) => ({ lora_A: "lora_A.weight", lora_B: "lora_B.weight", lora_diag: "lora_diag" })[key],
@@ -65,7 +65,7 @@ export const qaloraMapping: PeftMapping<QaloraConfig> = {
   options(config, file) {
     const schema = z.looseObject({ qalora_group_size: z.number().int().positive().default(16) });
     const groupSize = parsePart(schema, config, file).qalora_group_size;
-    return { ...shared(config, file, "use_qalora"), groupSize };
+    return { ...plainOptions(config, file, "use_qalora"), groupSize };
   },
   config: (own) => ({ ...sharedConfig(own), use_qalora: true, qalora_group_size: own.groupSize }),
   suffix: weights,
@@ -92,7 +92,7 @@ export const bdloraMapping: PeftMapping<BdloraConfig> = {
     });
     const own = parsePart(schema, config, file).use_bdlora;
     return {
-      ...shared(config, file, "use_bdlora"),
+      ...plainOptions(config, file, "use_bdlora"),
       blocks: own.nblocks,
       blockA: own.target_modules_bd_a,
       blockB: own.target_modules_bd_b,
@@ -119,7 +119,7 @@ export const aloraMapping: PeftMapping<AloraConfig> = {
   options(config, file) {
     const schema = z.looseObject({ alora_invocation_tokens: z.array(z.number().int().min(0)).min(1) });
     const invocation = parsePart(schema, config, file).alora_invocation_tokens;
-    return { ...shared(config, file, "alora_invocation_tokens"), invocation };
+    return { ...plainOptions(config, file, "alora_invocation_tokens"), invocation };
   },
   config: (own) => ({ ...sharedConfig(own), alora_invocation_tokens: own.invocation }),
   suffix: weights,

@@ -62,6 +62,9 @@ export interface PeftMapping<Config extends SiteConfig = SiteConfig> {
 export interface FolderParts {
   /** The model they are for. */
   readonly model: Model;
-  /** Reads the n-th: the folder that the caller gave for it, or the one of its number below the adapter's own, or `otherwise`. */
-  read(n: number, otherwise: string): Promise<Adapter>;
+  /**
+   * Reads the n-th: the folder that the caller gave for it, or the one of its number below the adapter's own, or the one called
+   * `name` below it or beside it, or `otherwise`.
+   */
+  read(n: number, otherwise: string, name?: string): Promise<Adapter>;
 }

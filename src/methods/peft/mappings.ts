@@ -4,6 +4,7 @@ import type { Method, SiteConfig } from "../method.js";
 import { lqLoraMethod } from "../quantised/lq-lora.js";
 import { adaloraMapping } from "./adalora.js";
 import { adamssMapping } from "./adamss.js";
+import { arrowMapping } from "./arrow.js";
 import {
   c3aMapping,
   deloraMapping,
@@ -32,6 +33,7 @@ import { xloraMapping } from "./xlora.js";
 /** Every method whose adapters are written and read as PEFT folders. */
 const mappings = [
   aloraMapping,
+  arrowMapping,
   bdloraMapping,
   kasaMapping,
   qaloraMapping,
