@@ -1,4 +1,6 @@
 export { type BalancedOrder, balancedOrder, TASK_IDS, type TaskBalance } from "./balanced-order.js";
+export { baseFingerprint } from "./base-fingerprint.js";
+export { type Cadence, cadence } from "./cadence.js";
 export * from "./checkpoint.js";
 export type { Field } from "./collate-fields.js";
 export * from "./early-stopping.js";

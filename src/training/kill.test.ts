@@ -9,20 +9,27 @@ import { rng } from "../runtime/random/index.js";
 const program = `
 import { createHash } from "node:crypto";
 import { packExamples } from "./src/data/index.ts";
-import { applyMethod } from "./src/methods/index.ts";
+import { applyMethod, diffora, searchModules } from "./src/methods/index.ts";
 import { loadFolder } from "./src/models/index.ts";
 import { createOptimizer, fit, nextToken } from "./src/training/index.ts";
 const [runDir, text] = process.argv.slice(2);
 const { method, methodOptions = {}, optimizer, options = {}, ...rest } = JSON.parse(text);
-const model = await applyMethod(await loadFolder("fixtures/models/llama"), method, methodOptions, { seed: 3 });
+const base = await loadFolder("fixtures/models/llama");
 const packs = packExamples(Array.from({ length: 14 }, (_, index) => {
   const ids = Int32Array.from({ length: 7 }, (_, at) => (3 + index + 5 * at) % 60);
   return { ids, lossMask: new Uint8Array(7).fill(1, 1) };
 }), { length: 8, strategy: "none" });
-const objective = nextToken(model, { train: packs, validation: packs.slice(0, 2), batchSize: 2, lengths: [8], padId: 0 });
+const plan = { batchSize: 2, lengths: [8], padId: 0 };
+const common = { saveEvery: 1, resume: true, session: { threads: 1, worker: false } };
+const searched = () => searchModules(base, diffora(methodOptions), {
+  ...common, steps: Math.floor(rest.steps / 2), seed: 3, runDir: runDir + "/search", optimizer: createOptimizer(optimizer, options),
+  objective: (own, half) => nextToken(own, { ...plan, train: half === "gates" ? packs.slice(8) : packs.slice(0, 8) }),
+  onGates: ({ step }) => process.stdout.write(step + "\\n"),
+});
+const model = method === "diffora" ? (await searched()).model : await applyMethod(base, method, methodOptions, { seed: 3 });
+const objective = nextToken(model, { ...plan, train: packs, validation: packs.slice(0, 2) });
 const result = await fit(objective, {
-  saveEvery: 1, seed: 9, runDir, resume: true, session: { threads: 1, worker: false },
-  optimizer: createOptimizer(optimizer, options), ...rest,
+  ...common, seed: 9, runDir, optimizer: createOptimizer(optimizer, options), ...rest,
   onEvent: (event) => event.type === "step" && process.stdout.write(event.step + "\\n"),
 });
 const hash = createHash("sha256");
@@ -45,6 +52,20 @@ const runs = {
       optimizer: "schedule-free-adamw",
       options: { lr: 1e-2 },
     },
+  },
+  "a search before the run, from which it starts": {
+    ...{
+      method: "diffora",
+      methodOptions: {
+        rank: 2,
+        order: 2,
+        dropout: 0.1,
+        warmStart: true,
+        perLayer: 1,
+        targets: ["q_proj", "v_proj"],
+      },
+    },
+    ...{ optimizer: "adamw", options: { lr: 1e-2 } },
   },
   "early stopping and Fast Forward, 8-bit state": {
     ...{

@@ -1,9 +1,9 @@
-import { existsSync, mkdtempSync, readFileSync, writeFileSync } from "node:fs";
+import { existsSync, mkdtempSync, readdirSync, readFileSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { fileURLToPath } from "node:url";
 import { expect, test } from "vitest";
-import { json, run } from "./run.js";
+import { json, run, start } from "./run.js";
 
 const MODEL = join(fileURLToPath(new URL("../../", import.meta.url)), "assets/default-model");
 const folder = mkdtempSync(join(tmpdir(), "tunesmith-tasks-"));
@@ -76,4 +76,22 @@ test("diffora searches before the run, and a continued run keeps what it found",
   expect(again.code).toBe(0);
   expect(again.stdout).not.toMatch(/steps of search/);
   expect(existsSync(join(folder, "searched/.run/search.json"))).toBe(true);
+}, 120_000);
+
+test("a search that was killed goes on, and ends where one that was not does", async () => {
+  const how = ["--method", "diffora", "--warm-start", "--targets", "q_proj,down_proj", "--rank", "2"];
+  const whole = ["--data", "mixed.jsonl", ...how, "--search-steps", "8", "--steps", "2", "--save-every", "1"];
+  const adapter = (out: string) => readFileSync(join(folder, out, "adapter_model.safetensors"));
+  await trained([...whole, "--out", "whole"]);
+  const { child, finished } = start([...args, ...whole, "--out", "killed"], folder);
+  const steps = join(folder, "killed/.run/search/checkpoints");
+  // Two checkpoints: the first of them is complete.
+  while (!existsSync(steps) || readdirSync(steps).length < 2)
+    await new Promise((resolve) => setTimeout(resolve, 5));
+  child.kill("SIGKILL");
+  expect((await finished).code).toBeNull();
+  expect(existsSync(join(folder, "killed/.run/search.json"))).toBe(false);
+  const again = await run([...args, ...whole, "--out", "killed", "--resume"], folder);
+  expect(again.stderr + again.stdout).toMatch(/continuing the search after step [1-7]/);
+  expect(adapter("killed").equals(adapter("whole"))).toBe(true);
 }, 120_000);

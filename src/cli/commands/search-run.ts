@@ -1,4 +1,4 @@
-import { fileExists, joinPath, makeDir, readText, writeFileAtomic } from "#io";
+import { fileExists, joinPath, makeDir, readText, remove, writeFileAtomic } from "#io";
 import { type Row, splitDataset } from "../../data/index.js";
 import {
   applyMethod,
@@ -16,6 +16,7 @@ import { columns } from "../tracking/text.js";
 import type { Ui } from "../ui.js";
 import { sessionOf } from "../work.js";
 import { optimizerOf, type RunConfig } from "./prepare-run.js";
+import { runIdentity } from "./run-identity.js";
 
 /** What a method decided before its run. */
 export interface SearchReport {
@@ -44,12 +45,12 @@ interface Searching {
 /** Share of a run's steps that its search takes beside them. */
 const SHARE = 0.25;
 
-const fileOf = ({ runDir, out }: RunConfig): string =>
-  joinPath(runDir ?? joinPath(out, ".run"), "search.json");
+const runDirOf = ({ runDir, out }: RunConfig): string => runDir ?? joinPath(out, ".run");
+const fileOf = (config: RunConfig): string => joinPath(runDirOf(config), "search.json");
 
 /**
  * The model after what its method decides before a run; undefined where it decides nothing. A run that is continued keeps
- * what was decided at its start.
+ * what was decided at its start, or goes on deciding where it was.
  */
 export async function searched<M extends Model>(
   base: M,
@@ -71,7 +72,7 @@ export async function searched<M extends Model>(
   return searchNow(base, search, given, make);
 }
 
-/** The decisions of the run that is continued. Without a checkpoint, what was learnt with them is lost. */
+/** The decisions of the run that is continued. Without a checkpoint of it, what was learnt with them is in the search's. */
 async function decidedBefore(
   config: RunConfig,
   { warmStart }: MethodSearch,
@@ -98,12 +99,16 @@ async function searchNow<M extends Model>(
   const { batchesPerEpoch } = await make(all, { train: rows, batchSize });
   const whole = config.steps ?? config.epochs * Math.ceil(batchesPerEpoch / accumulate);
   const steps = search.steps ?? Math.max(1, Math.ceil(SHARE * whole));
+  if (!config.resume) await remove(fileOf(config));
   const bar = ui.progress("searching", steps);
   try {
     const { model, table, found } = await search.run(base, {
       objective: async (own, half) => (await make(own, { train: halves[half], batchSize })).objective,
       ...{ steps, accumulate, seed, session, signal },
       optimizer: optimizerOf(config, steps, all),
+      ...{ runDir: joinPath(runDirOf(config), "search"), resume: config.resume, saveEvery: config.saveEvery },
+      config: runIdentity(config, steps),
+      onResume: (step) => ui.note(`continuing the search after step ${step}`),
       onGates: ({ step, gateLoss }) => bar.update(step, `loss ${gateLoss.toFixed(4)}`),
     });
     const kernels = await kernelsOf(

@@ -8,7 +8,6 @@ import {
   type FitOptions,
   fit,
   listCheckpoints,
-  type PlainData,
   type TrainResult,
 } from "../../training/index.js";
 import type { Context } from "../command.js";
@@ -21,6 +20,7 @@ import { findLr } from "./find-lr.js";
 import { stepOptions } from "./fit-options.js";
 import { fitRun } from "./memory.js";
 import { type Prepared, prepareRun, type RunConfig } from "./prepare-run.js";
+import { runIdentity } from "./run-identity.js";
 import { saveResult } from "./save-result.js";
 import { recordSearch } from "./search-run.js";
 import { recordTask } from "./task-model.js";
@@ -133,7 +133,7 @@ async function trainWithBar(
     optimizer: prepared.optimizer,
     runDir,
     resume: config.resume,
-    config: identity(config, prepared),
+    config: runIdentity(config, prepared.steps),
     evalEvery: config.evalEvery,
     saveEvery: config.saveEvery,
     ...(config.patience === undefined ? {} : { patience: config.patience }),
@@ -158,32 +158,4 @@ async function trainWithBar(
   } finally {
     bar.stop();
   }
-}
-
-/** What decides a run's numbers; a resumed run must have the same. */
-function identity(config: RunConfig, { steps }: Prepared): Record<string, PlainData> {
-  const free = new Set([
-    ...[
-      "out",
-      "runDir",
-      "resume",
-      "dryRun",
-      "threads",
-      "evalEvery",
-      "saveEvery",
-      "patience",
-      "prefixCache",
-      "recompute",
-      "recomputeBlocks",
-      "prepack",
-      "memory",
-      "findLr",
-      "stopOn",
-      "stopMode",
-    ],
-    ...["epochs", "model", "data", "validation", "referenceScores", "teacherLogits", "teacherTop"],
-    ...["track", "runName", "tensorboard", "card", "license"],
-  ]);
-  const kept = Object.entries(config).filter(([key, value]) => !free.has(key) && value !== undefined);
-  return { ...(Object.fromEntries(kept) as Record<string, PlainData>), steps };
 }

@@ -8,6 +8,7 @@ import {
   type Objective,
   type Optimizer,
   type Params,
+  type PlainData,
   type StepBatch,
   type Stepper,
 } from "../../training/index.js";
@@ -15,6 +16,12 @@ import { adapt, adapterNamed } from "../adapt.js";
 import type { Adapted } from "../adapted.js";
 import type { Adaptation } from "../method.js";
 import { type DifforaConfig, difforaMethod, logitOf, settled } from "./diffora.js";
+import {
+  type Position,
+  type SearchCheckpoints,
+  type SearchState,
+  searchKeeper,
+} from "./diffora-checkpoint.js";
 import { type ModuleTable, placeOf, selectModules } from "./diffora-table.js";
 
 /** The part of the training data that updates learn from, or that gates are judged by. */
@@ -29,7 +36,7 @@ export interface GateEvent {
   readonly gateLoss: number;
 }
 
-export interface ModuleSearchOptions<M extends Model> {
+export interface ModuleSearchOptions<M extends Model> extends SearchCheckpoints {
   /** The same objective over either half of the data; the rows of the two must differ. */
   readonly objective: (model: Adapted<M>, half: SearchHalf) => Objective | Promise<Objective>;
   /** Steps: of each kind of parameters so many. */
@@ -47,7 +54,7 @@ export interface ModuleSearchOptions<M extends Model> {
   /** Seed of starts, order and dropout. Default 0. */
   readonly seed?: number;
   readonly session?: SessionOptions;
-  readonly signal?: AbortSignal;
+  readonly signal?: AbortSignal | undefined;
   /** Called after every step. */
   readonly onGates?: (event: GateEvent) => void;
 }
@@ -66,10 +73,11 @@ const GATE_FACTOR = 5;
 /**
  * DiffoRA's search (arXiv 2502.08905): every candidate has a low-rank update behind a gate; updates learn from one half of the
  * data and gates from the other, in turn; the largest gates then say which modules keep an update. Judging gates by data that
- * their updates have not seen is what tells modules that help from those that only fit.
+ * their updates have not seen is what tells modules that help from those that only fit. Deterministic by seed; a search that was
+ * killed continues from its last checkpoint with the same numbers, bit for bit.
  *
- * Throws `config-invalid` for a configuration that has its modules already, `target-not-found`, `loss-not-finite`, `cancelled`, and
- * what the objectives throw.
+ * Throws `config-invalid` for a configuration that has its modules already, `target-not-found`, `loss-not-finite`, `cancelled`,
+ * `checkpoint-mismatch`, `in-use` when another process or tab works in `runDir`, and what the objectives throw.
  *
  * @example
  * ```ts
@@ -167,8 +175,53 @@ type Look = (
 
 /** One step of the updates on their half, one of the gates on theirs, and again. */
 async function alternate<M extends Model>(search: Search<M>): Promise<void> {
-  const { relaxed, paths, config, options, stepper, halves, gates } = search;
-  const { steps, optimizer, seed = 0, name = "default", signal, accumulate = 1 } = options;
+  const { options, stepper, halves, gates, config } = search;
+  const { steps, optimizer, seed = 0, signal, accumulate = 1 } = options;
+  const { updates, own, shapes } = partsOf(search);
+  const { gateOptimizer = gateAdam(config, optimizer) } = options;
+  const state: SearchState = {
+    params: new Map([...updates, ...own]),
+    optimizers: [optimizer.init(updates, shapes), gateOptimizer.init(own, shapes)],
+    step: 0,
+    positions: [START, START],
+  };
+  const keeper = await searchKeeper(state, [halves.updates, halves.gates], steps, {
+    ...options,
+    config: identityOf(search, gateOptimizer),
+  });
+  const look: Look = (batches, stream) => looked(stepper, batches, stream);
+  const [first, second] = [halves.updates, halves.gates].map((half, at) =>
+    draws(half, state.positions[at] as Position, seed, accumulate),
+  ) as [Draws, Draws];
+  try {
+    while (state.step < steps) {
+      if (signal?.aborted) throw await keeper.cancelled();
+      const step = state.step + 1;
+      const batch = await first.next();
+      const { loss, gradients } = await look(batch, [step, 0]);
+      checkFinite({ step, loss, grads: gradients });
+      optimizer.step(updates, only(gradients, updates), state.optimizers[0], { step });
+      const judged = await second.next();
+      const rate = options.unrolled ?? optimizer.learningRate(step);
+      const found =
+        config.order === 1
+          ? await look(judged, [step, 1])
+          : await secondOrder({ look, updates, own, rate, batch, judged, step });
+      checkFinite({ step, loss: found.loss, grads: found.gradients });
+      gateOptimizer.step(own, only(found.gradients, own), state.optimizers[1], { step });
+      state.step = step;
+      state.positions = [positionAfter(batch), positionAfter(judged)];
+      options.onGates?.({ step, gates: gates(), loss, gateLoss: found.loss });
+      await keeper.after(step);
+    }
+    optimizer.enterEvaluation?.(updates, state.optimizers[0]);
+  } finally {
+    await Promise.all([first.close(), second.close(), keeper.release()]);
+  }
+}
+
+/** What learns from the one half of the data, and the logits of the gates. */
+function partsOf<M extends Model>({ relaxed, paths, options: { name = "default" } }: Search<M>) {
   const logits = new Set(paths.map((path) => `${name}/${logitOf(path)}`));
   const trained = [...relaxed.parameters.values()].filter(({ trainable }) => trainable);
   const data = (isLogit: boolean) =>
@@ -177,34 +230,28 @@ async function alternate<M extends Model>(search: Search<M>): Promise<void> {
         .filter((each) => logits.has(each.name) === isLogit)
         .map((each) => [each.name, each.tensor.data as Float32Array] as const),
     );
-  const [updates, own] = [data(false), data(true)];
   const shapes = new Map(trained.map((each) => [each.name, each.tensor.shape] as const));
-  const { gateOptimizer = gateAdam(config, optimizer) } = options;
-  const [state, gateState] = [optimizer.init(updates, shapes), gateOptimizer.init(own, shapes)];
-  const look: Look = (batches, stream) => looked(stepper, batches, stream);
-  const [first, second] = [draws(halves.updates, seed, accumulate), draws(halves.gates, seed, accumulate)];
-  try {
-    for (let step = 1; step <= steps; step++) {
-      if (signal?.aborted) throw new TunesmithError("cancelled", `the search was cancelled at step ${step}`);
-      const batch = await first.next();
-      const { loss, gradients } = await look(batch, [step, 0]);
-      checkFinite({ step, loss, grads: gradients });
-      optimizer.step(updates, only(gradients, updates), state, { step });
-      const judged = await second.next();
-      const rate = options.unrolled ?? optimizer.learningRate(step);
-      const found =
-        config.order === 1
-          ? await look(judged, [step, 1])
-          : await secondOrder({ look, updates, own, rate, batch, judged, step });
-      checkFinite({ step, loss: found.loss, grads: found.gradients });
-      gateOptimizer.step(own, only(found.gradients, own), gateState, { step });
-      options.onGates?.({ step, gates: gates(), loss, gateLoss: found.loss });
-    }
-    optimizer.enterEvaluation?.(updates, state);
-  } finally {
-    await Promise.all([first.close(), second.close()]);
-  }
+  return { updates: data(false), own: data(true), shapes };
 }
+
+/** What must be the same for a search to be continued. */
+const identityOf = <M extends Model>(
+  { config, options: { accumulate = 1, seed = 0, optimizer, unrolled, config: more } }: Search<M>,
+  gateOptimizer: Optimizer,
+): Record<string, PlainData> => ({
+  method: JSON.parse(JSON.stringify(config)) as PlainData,
+  accumulate,
+  seed,
+  optimizer: optimizer.name,
+  gateOptimizer: gateOptimizer.name,
+  ...(unrolled === undefined ? {} : { unrolled }),
+  ...more,
+});
+
+const START: Position = { epoch: 0, step: 0 };
+
+/** Where the data stand after some batches. */
+const positionAfter = (batches: readonly StepBatch[]): Position => (batches.at(-1) as StepBatch).state;
 
 /** Adam of the gates, as fast as configured, or in proportion to the updates. */
 const gateAdam = ({ gateLr, gateDecay }: DifforaConfig, { learningRate }: Optimizer): Optimizer =>
@@ -287,9 +334,14 @@ async function looked(stepper: Stepper, batches: readonly StepBatch[], stream: r
   return { loss, gradients };
 }
 
+interface Draws {
+  next(): Promise<StepBatch[]>;
+  close(): Promise<void>;
+}
+
 /** So many batches of an objective's training data at a time. */
-function draws(objective: Objective, seed: number, count: number) {
-  const source = objective.batches({ epoch: 0, step: 0 }, seed);
+function draws(objective: Objective, from: Position, seed: number, count: number): Draws {
+  const source = objective.batches(from, seed);
   return {
     async next(): Promise<StepBatch[]> {
       const group: StepBatch[] = [];

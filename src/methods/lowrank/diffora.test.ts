@@ -3,7 +3,7 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { expect, test } from "vitest";
 import { packExamples } from "../../data/index.js";
-import { adamw, fit, nextToken } from "../../training/index.js";
+import { adamw, fit, nextToken, scheduleFreeAdamw } from "../../training/index.js";
 import {
   applyMethod,
   diffora,
@@ -152,4 +152,41 @@ test("modules of an earlier search are taken as they are; nothing is left to sea
   await expect(searchModules(base, diffora({ targets }), { ...how, signal: aborted })).rejects.toMatchObject({
     code: "cancelled",
   });
+});
+
+test("a search that was stopped goes on where it was, bit for bit; with other settings it is refused", async () => {
+  const runDir = mkdtempSync(join(tmpdir(), "tunesmith-diffora-"));
+  const make = (more: Partial<typeof how> = {}, options: Parameters<typeof diffora>[0] = {}) =>
+    searchModules(base, diffora({ rank: 2, targets, order: 2, dropout: 0.2, warmStart: true, ...options }), {
+      ...how,
+      steps: 5,
+      optimizer: scheduleFreeAdamw({ lr: 1e-2 }),
+      ...more,
+    });
+  const numbers = ({ relaxed, model, table }: Awaited<ReturnType<typeof make>>) => ({
+    table,
+    tensors: [relaxed, model].map(({ parameters }) =>
+      [...parameters].map(([name, { tensor }]) => [name, tensor.data]),
+    ),
+  });
+  const whole = numbers(await make());
+  const controller = new AbortController();
+  const kept = { runDir, saveEvery: 4, resume: true } as const;
+  const seen: number[] = [];
+  const stopped = make({
+    ...kept,
+    signal: controller.signal,
+    onGates: ({ step }) => step === 3 && controller.abort(),
+  });
+  await expect(stopped).rejects.toMatchObject({ code: "cancelled", details: { step: 3 } });
+  await expect(make(kept, { gateLr: 0.1 })).rejects.toMatchObject({ code: "checkpoint-mismatch" });
+  await expect(make({ ...kept, config: { data: "other" } })).rejects.toMatchObject({
+    code: "checkpoint-mismatch",
+  });
+  const resumed = await make({ ...kept, onGates: ({ step }) => void seen.push(step) });
+  expect(seen).toEqual([4, 5]);
+  expect(numbers(resumed)).toEqual(whole);
+  // Done, it gives what it found.
+  expect(numbers(await make({ ...kept, onGates: ({ step }) => void seen.push(step) }))).toEqual(whole);
+  expect(seen).toEqual([4, 5]);
 });
