@@ -5,6 +5,7 @@ import { adaloraProof } from "./adalora.js";
 import { alignProof } from "./align-lora.js";
 import { aloraProof } from "./alora.js";
 import { alphaTuningProof } from "./alphatuning.js";
+import { arrowProof } from "./arrow.js";
 import { boftProof } from "./boft.js";
 import { colaProof } from "./cola.js";
 import { cordaProof } from "./corda.js";
@@ -91,6 +92,7 @@ const proofs: readonly Proof[] = [
   xloraProof(),
   difforaProof(),
   aloraProof(),
+  arrowProof(),
   alignProof(),
   smoreProof(),
   colaProof(),
