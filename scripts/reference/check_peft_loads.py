@@ -33,8 +33,9 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 START = Path.cwd()
 
 import torch
-from make_peft_fixtures import UNMERGEABLE, given as rows_of, with_biases  # Changes to the repository's folder.
+from make_peft_fixtures import given as rows_of, mergeable, with_biases  # Changes to the repository's folder.
 from peft import MODEL_TYPE_TO_PEFT_MODEL_MAPPING, PeftConfig, PeftModel
+from peft.tuners.lora import ArrowConfig, create_arrow_model
 from safetensors.torch import load_file, save_file
 from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForImageClassification
 
@@ -59,11 +60,24 @@ def with_experts(base, folder):
     return model, [], unused
 
 
+def with_routes(base, folder, config):
+    """Arrow, whose experts lie below its folder (PEFT forgets their names); the router's tensors that are missing, or too many."""
+    named = lambda pattern: [str(path) for path in sorted(Path(folder).glob(pattern))]
+    own = ArrowConfig(top_k=config.top_k, router_temperature=config.router_temperature, use_gks=config.use_gks,
+                      rng_seed=config.rng_seed)
+    model = create_arrow_model(base, named("task_*"), own, named("gks_*") or None)
+    held = {key.replace(".arrow_router", "") for key in model.state_dict() if "arrow_router.weight" in key}
+    stored = set(load_file(f"{folder}/adapter_model.safetensors"))
+    return model, sorted(held - stored), sorted(stored - held)
+
+
 def loaded(base, folder):
     """The two steps of PeftModel.from_pretrained, which only warns about missing tensors."""
     config = PeftConfig.from_pretrained(folder)
     if config.peft_type == "XLORA":
         return with_experts(base, folder)
+    if getattr(config, "arrow_config", None):
+        return with_routes(base, folder, config.arrow_config)
     model_class = MODEL_TYPE_TO_PEFT_MODEL_MAPPING.get(config.task_type, PeftModel)
     model = model_class(base, config, "default")
     result = model.load_adapter(folder, "default")
@@ -81,7 +95,7 @@ def check(base, adapter, input, tolerance, output=None, mayMiss=None):
     model.eval()
     if "input_ids" in feeds:
         feeds |= rows_of(model, feeds["input_ids"])
-    merges = model.peft_type not in UNMERGEABLE and not getattr(model.peft_config["default"], "use_qalora", False)
+    merges = mergeable(model)
     results = {}
     with torch.no_grad():
         results["logits"] = model(**feeds).logits

@@ -219,7 +219,7 @@ SMALL = {"oft": 0.02, "oft-exact": 0.1, "oft-number": 0.1, "oft-shared": 0.02, "
 
 # What PEFT does not merge.
 UNMERGEABLE = {"LILY", "POLY", "XLORA"}
-VARIANTS_UNMERGEABLE = ["use_qalora", "alora_invocation_tokens"]
+VARIANTS_UNMERGEABLE = ["use_qalora", "alora_invocation_tokens", "arrow_config"]
 # The task that the rows of Poly's cases are of: a key of our own in its config, which PEFT leaves out with a warning.
 POLY_TASK = {"tunesmith_task_id": 2}
 
@@ -241,8 +241,9 @@ def with_invocation(model, input_ids):
 
 
 def mergeable(model):
-    config = model.peft_config["default"].to_dict()
-    return model.peft_type not in UNMERGEABLE and not any(config.get(key) for key in VARIANTS_UNMERGEABLE)
+    configs = [config.to_dict() for config in model.peft_config.values()]
+    variants = any(config.get(key) for config in configs for key in VARIANTS_UNMERGEABLE)
+    return model.peft_type not in UNMERGEABLE and not variants
 
 
 def base_model(name):
