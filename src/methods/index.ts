@@ -266,6 +266,7 @@ export {
   type TaskFeatures,
 } from "./task-distance.js";
 export { toLora } from "./to-lora.js";
+export { trainableCount } from "./trainable-count.js";
 export { type BeftConfig, beft, beftMethod } from "./whole/beft.js";
 export { type BitfitConfig, bitfit, bitfitMethod } from "./whole/bitfit.js";
 export { type LnTuningConfig, lnTuning, lnTuningMethod } from "./whole/ln-tuning.js";
