@@ -10,7 +10,7 @@ import {
 } from "../data/index.js";
 import { TunesmithError } from "../errors/index.js";
 import { describeQuantization, type QuantizationKind } from "../graph/index.js";
-import { formatReceipt, loadAdapter } from "../methods/index.js";
+import { formatReceipt, loadAdapter, setTask } from "../methods/index.js";
 import {
   type CausalLm,
   exportOnnx,
@@ -24,6 +24,7 @@ import {
   type Task,
   type Tokenizer,
 } from "../models/index.js";
+import { checkAdapterTask, taskNumber } from "./adapter-tasks.js";
 import { bytesIn, flagOf } from "./config/flags.js";
 import type { TrainConfig } from "./config/schema.js";
 import { formatBytes, type Progress, type Ui } from "./ui.js";
@@ -76,12 +77,14 @@ export async function openAdapted<T extends Task | "auto" = "causal-lm">(
     model: string;
     adapter?: string | undefined;
     anyBase: boolean;
+    adapterTask?: string | undefined;
     quantize?: QuantizationKind | undefined;
   },
   ui: Ui,
   signal: AbortSignal,
   task?: T,
 ): Promise<ModelFor<T>> {
+  checkAdapterTask(options);
   const model = await openModel(options.model, ui, signal, task, { quantize: options.quantize });
   const { adapter } = options;
   return adapter === undefined ? model : withAdapter(model, { ...options, adapter }, ui);
@@ -90,7 +93,7 @@ export async function openAdapted<T extends Task | "auto" = "causal-lm">(
 /** The model with an adapter's folder on it. */
 export async function withAdapter<M extends Model>(
   model: M,
-  options: { adapter: string; anyBase: boolean },
+  options: { adapter: string; anyBase: boolean; adapterTask?: string | undefined },
   ui: Ui,
 ): Promise<M> {
   const { tokenizer } = model;
@@ -99,6 +102,8 @@ export async function withAdapter<M extends Model>(
   const base = tokenizer && chatTemplate ? { ...model, tokenizer: { ...tokenizer, chatTemplate } } : model;
   const adapted = await loadAdapter(base, options.adapter, { anyBase: options.anyBase });
   ui.note(formatReceipt(adapted.receipt));
+  if (options.adapterTask !== undefined)
+    setTask(adapted, "default", await taskNumber(options.adapter, options.adapterTask));
   return adapted;
 }
 

@@ -45,11 +45,13 @@ export function setTask(model: Adapted, name: string, task: number): void {
 /**
  * Training of a Poly adapter on several tasks: their objectives in turn, a micro-batch each, which brings its task's number with
  * it. The tasks are numbered as the objectives are. With as many micro-batches per update as tasks, every update
- * sees them all. Losses are added up over the items of an update; held-out scores are by task, `perplexity.0`.
+ * sees them all. Losses are added up over the items of an update; held-out scores are by task, `perplexity.0`, or as
+ * `titles` call them.
  *
  * Throws `config-invalid` for more objectives than the adapter has tasks, or objectives of another model.
  *
- * @param name The adapter. Default "default".
+ * @param options.name The adapter. Default "default".
+ * @param options.titles Names of the tasks, for scores. Default: their numbers.
  *
  * @example
  * ```ts
@@ -66,7 +68,7 @@ export function setTask(model: Adapted, name: string, task: number): void {
 export function byTask<M extends Model>(
   model: Adapted<M>,
   objectives: readonly Objective<M>[],
-  name = "default",
+  { name = "default", titles }: { readonly name?: string; readonly titles?: readonly string[] } = {},
 ): Objective<M> {
   const { parameter, tasks } = switchOf(model, name);
   checkTask(objectives.length - 1, tasks);
@@ -106,12 +108,12 @@ export function byTask<M extends Model>(
           },
         }
       : {}),
-    scores: () => scoresByTask(objectives),
+    scores: () => scoresByTask(objectives, titles),
   };
 }
 
-/** Every objective's own scores, its task's number behind their names. */
-function scoresByTask(objectives: readonly Objective[]): ScoreKeeper {
+/** Every objective's own scores, its task's number or title behind their names. */
+function scoresByTask(objectives: readonly Objective[], titles: readonly string[] = []): ScoreKeeper {
   const keepers = objectives.map(({ scores }) => scores?.());
   const seen = new Set<number>();
   return {
@@ -123,7 +125,10 @@ function scoresByTask(objectives: readonly Objective[]): ScoreKeeper {
     result: () =>
       Object.fromEntries(
         [...seen].flatMap((task) =>
-          Object.entries(keepers[task]?.result() ?? {}).map(([score, value]) => [`${score}.${task}`, value]),
+          Object.entries(keepers[task]?.result() ?? {}).map(([score, value]) => [
+            `${score}.${titles[task] ?? task}`,
+            value,
+          ]),
         ),
       ),
   };

@@ -8,6 +8,7 @@ import { parseConfig } from "./config.js";
 import { unfreeze } from "./full.js";
 import { type DifforaConfig, difforaMethod, settled } from "./lowrank/diffora.js";
 import { type ModuleSearch, type ModuleSearchOptions, searchModules } from "./lowrank/diffora-search.js";
+import { polyMethod } from "./lowrank/poly.js";
 import type { Adaptation, Method, SiteConfig, Statistic } from "./method.js";
 import { xloraOver, xloraSchema } from "./mixture/xlora.js";
 import { xlora } from "./mixture/xlora-experts.js";
@@ -37,6 +38,8 @@ export interface MethodEntry {
    * then ready for the run, and `found` the options that `apply` makes the like of it from.
    */
   readonly search?: (options: Readonly<Record<string, unknown>>) => MethodSearch | undefined;
+  /** Whether it learns several tasks apart, each under its number (`byTask`, `setTask`); its option `tasks` says how many. */
+  readonly learnsTasks?: boolean;
   /** Makes the model trainable by this method; `options` are checked. */
   apply<M extends Model>(model: M, options: Readonly<Record<string, unknown>>, how: AdaptOptions): Promise<M>;
 }
@@ -71,6 +74,7 @@ const ofSites = <Config extends SiteConfig>(method: Method<Config>): MethodEntry
     return parsed.success ? (method.needs?.(parsed.data) ?? []) : [];
   },
   within: (model, options, budget) => withinBudget(model, method, options, budget),
+  learnsTasks: method.name === polyMethod.name,
   apply: (model, options, how) => adapt(model, { method, config: options as Config }, how),
 });
 

@@ -1,4 +1,4 @@
-import { existsSync, mkdtempSync, readdirSync, readFileSync, writeFileSync } from "node:fs";
+import { existsSync, mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { fileURLToPath } from "node:url";
@@ -26,6 +26,7 @@ interface Trained {
   >;
   readonly modules: { readonly selected: readonly string[]; readonly table: readonly (readonly number[])[] };
   readonly receipt: { readonly sitesChanged: number };
+  readonly scoresAfter: Readonly<Record<string, number>>;
 }
 const trained = async (more: readonly string[]) =>
   (await json([...args, ...more], folder)) as unknown as Trained;
@@ -94,4 +95,70 @@ test("a search that was killed goes on, and ends where one that was not does", a
   const again = await run([...args, ...whole, "--out", "killed", "--resume"], folder);
   expect(again.stderr + again.stdout).toMatch(/continuing the search after step [1-7]/);
   expect(adapter("killed").equals(adapter("whole"))).toBe(true);
+}, 120_000);
+
+test("poly learns the task of every row; its adapter is used for one task by name", async () => {
+  const how = ["--method", "poly", "--rank", "4", "--skills", "2", "--targets", "all-linear"];
+  const whole = [
+    ...how,
+    "--steps",
+    "24",
+    "--batch-size",
+    "4",
+    "--save-every",
+    "10",
+    "--validation-share",
+    "0.3",
+  ];
+  const first = await trained([...whole, "--data", "sums.jsonl", "words.jsonl", "--out", "poly"]);
+  const folderOf = join(folder, "poly");
+  const config = JSON.parse(readFileSync(join(folderOf, "adapter_config.json"), "utf8"));
+  expect(config).toMatchObject({ peft_type: "POLY", n_tasks: 2, n_skills: 2 });
+  expect(JSON.parse(readFileSync(join(folderOf, "tasks.json"), "utf8"))).toEqual({
+    tasks: ["sums", "words"],
+  });
+  const scores = first.scoresAfter;
+  expect(Object.keys(scores)).toEqual(expect.arrayContaining(["perplexity.sums", "perplexity.words"]));
+  // The same by a field, and continued from a checkpoint.
+  const named = [...whole, "--data", "mixed.jsonl", "--out", "poly-mixed"];
+  await trained(named);
+  const weights = (out: string) => readFileSync(join(folder, out, "adapter_model.safetensors"));
+  expect(weights("poly-mixed").equals(weights("poly"))).toBe(true);
+  rmSync(join(folder, "poly-mixed/.run/checkpoints/step-000024"), { recursive: true });
+  writeFileSync(join(folder, "poly-mixed/adapter_model.safetensors"), "");
+  await trained([...named, "--resume"]);
+  expect(weights("poly-mixed").equals(weights("poly"))).toBe(true);
+  const evaluate = async (data: string, task: string) => {
+    const command = ["eval", "--model", MODEL, "--adapter", "poly", "--adapter-task", task, "--data", data];
+    return (await json([...command, "--length", "32", "--threads", "1"], folder)).loss;
+  };
+  expect(await evaluate("sums.jsonl", "sums")).toBeLessThan(await evaluate("sums.jsonl", "words"));
+  expect(await evaluate("words.jsonl", "1")).toBeLessThan(await evaluate("words.jsonl", "0"));
+  const wrong = [
+    "eval",
+    "--model",
+    MODEL,
+    "--adapter",
+    "poly",
+    "--adapter-task",
+    "nouns",
+    "--data",
+    "sums.jsonl",
+  ];
+  expect((await run(wrong, folder)).stderr).toMatch(/no task 'nouns'[\s\S]*sums, words/);
+  const idle = ["eval", "--model", MODEL, "--adapter-task", "sums", "--data", "sums.jsonl"];
+  expect((await run(idle, folder)).stderr).toMatch(/does nothing without --adapter/);
+}, 240_000);
+
+test("poly learns several tasks of a classifier", async () => {
+  const rows = (word: string, turned: number) =>
+    lines(Array.from({ length: 12 }, (_, at) => ({ text: `${word} ${at}`, label: `${(at + turned) % 2}` })));
+  writeFileSync(join(folder, "odd.jsonl"), rows("number", 0));
+  writeFileSync(join(folder, "even.jsonl"), rows("count", 1));
+  const how = ["--task", "sequence-classification", "--method", "poly", "--rank", "2", "--tasks", "3"];
+  const data = ["--data", "odd.jsonl", "even.jsonl", "--validation-share", "0.3", "--out", "poly-classes"];
+  const { scoresAfter } = await trained([...how, ...data, "--steps", "4", "--targets", "q_proj"]);
+  expect(Object.keys(scoresAfter)).toEqual(expect.arrayContaining(["accuracy.odd", "accuracy.even"]));
+  const config = JSON.parse(readFileSync(join(folder, "poly-classes/adapter_config.json"), "utf8"));
+  expect(config.n_tasks).toBe(3);
 }, 120_000);

@@ -10,7 +10,7 @@ type Config = z.output<typeof inspectSchema>;
 
 /** Norms in the attention of a language model with an adapter, measured on a text. */
 export async function inspectAttention(
-  { model: path, adapter, anyBase, prompt }: Config,
+  { model: path, adapter, anyBase, adapterTask, prompt }: Config,
   { ui, signal }: Context,
 ): Promise<void> {
   if (adapter === undefined || prompt === undefined) {
@@ -18,7 +18,7 @@ export async function inspectAttention(
       fix: "give both: norms in attention are those of an adapter on a text",
     });
   }
-  const model = await openAdapted({ model: path, adapter, anyBase }, ui, signal, "causal-lm");
+  const model = await openAdapted({ model: path, adapter, anyBase, adapterTask }, ui, signal, "causal-lm");
   const ids = tokenizerOf(model).encode(prompt).slice(0, rowLength(model, undefined));
   if (!isAdapted(model)) return;
   const heads = await loraEfficiency(model, "default", Array.from(ids));

@@ -41,6 +41,7 @@ import {
   tokenizerOf,
 } from "../work.js";
 import { aligned, balanceOf } from "./align-run.js";
+import { preparedByTask, rowsByTask, withTasks } from "./by-task-run.js";
 import { defaultRate } from "./default-rate.js";
 import { dataName, readRows } from "./read-rows.js";
 import { type SearchReport, searched } from "./search-run.js";
@@ -66,6 +67,8 @@ export interface Prepared {
   readonly data: ModelCardDataset;
   /** What the method decided before the run, where it decides anything. */
   readonly search?: SearchReport | undefined;
+  /** Names of the tasks that the method learns apart, by number. */
+  readonly tasks?: readonly string[] | undefined;
 }
 
 /** Rows of an objective, and how many of them are a batch. */
@@ -152,13 +155,16 @@ async function prepareLanguage(
     ).finally(bar.stop);
   const calibration = await calibrationFor(config, async () => (await prepare(base, base)).objective);
   const how = { seed: config.seed, calibration };
-  const options = optionsFor(base, methodOptions(config));
+  const tasks = rowsByTask(config, { train, validation });
+  const options = withTasks(optionsFor(base, methodOptions(config)), tasks);
   const search = await searched(base, { config, options, rows: train, context }, (model, part) =>
     prepare(model, referenceOf(model), { ...part, validation: [] }),
   );
   const adapted = search?.model ?? (await applyMethod(base, config.method, options, how));
   const model = aligned(adapted, config, train);
-  const prepared = await prepare(model, referenceOf(model));
+  const prepared = await preparedByTask(model, tasks, (part) =>
+    prepare(model, referenceOf(model), part && { ...part, batchSize }),
+  );
   if (prepared.truncated > 0)
     ui.note(`${prepared.truncated} examples were cut or left out at ${length} tokens (--length)`);
   if (prepared.eosMissing) ui.note("the tokenizer has no end-of-sequence token: documents have no end mark");
@@ -169,7 +175,7 @@ async function prepareLanguage(
     ...(heldOutTokens > 0 ? { heldOutTokens } : {}),
   };
   return finish(config, ui, {
-    ...{ base, model, data, search: search?.report },
+    ...{ base, model, data, search: search?.report, tasks: tasks?.names },
     objective: prepared.objective,
     rowTokens: prepared.rowTokens,
     rows: examples,
@@ -315,6 +321,7 @@ export function finish(config: RunConfig, ui: Ui, found: Found): Prepared {
       ["objective", rest.objective.name],
       ["data", described],
       ["held out", heldOut],
+      ...(rest.tasks ? [["tasks", rest.tasks.join(", ")] as [string, string]] : []),
       ["steps", `${steps} of ${batchSize * accumulate} rows`],
       ...(rate ? [["learning rate", `${rate.lr}: ${rate.why}`] as [string, string]] : []),
     ]),

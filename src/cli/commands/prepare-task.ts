@@ -7,6 +7,7 @@ import { objectiveFor, type TaskOptions, textLength } from "../../training/index
 import type { Context } from "../command.js";
 import { formatCount, type Ui } from "../ui.js";
 import { aligned, balanceOf } from "./align-run.js";
+import { joinedByTask, rowsByTask, withTasks } from "./by-task-run.js";
 import {
   calibrationFor,
   type Found,
@@ -44,7 +45,8 @@ export async function prepareTask(
   const calibration = await calibrationFor(config, async () =>
     objectiveFor(base as TensorModel, { train, validation }, options),
   );
-  const method = optionsOf(opened, base, config, ui, optionsFor);
+  const tasks = rowsByTask(config, { train, validation });
+  const method = withTasks(optionsOf(opened, base, config, ui, optionsFor), tasks);
   const search = await searched(
     base,
     { config, options: method, rows: train, context },
@@ -56,15 +58,17 @@ export async function prepareTask(
   const how = { seed: config.seed, calibration };
   const adapted = search?.model ?? (await applyMethod(base, config.method, method, how));
   const model = aligned(adapted, config, train) as TensorModel;
-  const objective = objectiveFor(model, { train, validation }, options);
-  const examples = Number(objective.identity.examples);
+  const parts = (tasks?.parts ?? [{ train, validation }]).map((rows) => objectiveFor(model, rows, options));
+  const sizes = parts.map(({ identity }) => Number(identity.examples));
+  const examples = sizes.reduce((a, b) => a + b, 0);
+  const objective = joinedByTask(model, tasks, parts);
   return finish(config, ui, {
-    ...{ base, model, objective, search: search?.report },
+    ...{ base, model, objective, search: search?.report, tasks: tasks?.names },
     rowTokens: [],
     rows: examples,
-    shape: largestBatch(model, config),
+    shape: { ...largestBatch(model, config), ...(tasks ? { task: 0 } : {}) },
     unit: "examples",
-    batchesPerEpoch: Math.ceil(examples / config.batchSize),
+    batchesPerEpoch: sizes.reduce((sum, size) => sum + Math.ceil(size / config.batchSize), 0),
     described: `${formatCount(examples)} examples (${source.layout})`,
     heldOut: validation.length > 0 ? `${formatCount(validation.length)} rows` : "nothing",
     data: { ...source, source: dataName(config), tokens: 0, trainedTokens: 0, truncated: 0 },

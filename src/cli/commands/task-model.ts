@@ -4,6 +4,7 @@ import { TunesmithError } from "../../errors/index.js";
 import type { QuantizationKind } from "../../graph/index.js";
 import { type Model, sequenceHead, type Task, type TensorModel } from "../../models/index.js";
 import { namesIn } from "../../training/index.js";
+import { checkAdapterTask } from "../adapter-tasks.js";
 import type { Ui } from "../ui.js";
 import { openModel, withAdapter } from "../work.js";
 
@@ -30,12 +31,14 @@ export async function openForTask(
     model: string;
     adapter?: string | undefined;
     anyBase: boolean;
+    adapterTask?: string | undefined;
     for?: Task | undefined;
     quantize?: QuantizationKind | undefined;
   },
   ui: Ui,
   signal: AbortSignal,
 ): Promise<Model> {
+  checkAdapterTask(options);
   const { adapter } = options;
   const record = adapter === undefined ? undefined : await recordIn(adapter);
   const task = options.for ?? record?.task ?? "auto";

@@ -10,6 +10,7 @@ import {
   listCheckpoints,
   type TrainResult,
 } from "../../training/index.js";
+import { recordTasks } from "../adapter-tasks.js";
 import type { Context } from "../command.js";
 import { type Following, followRun } from "../tracking/follow.js";
 import { formatCount, formatDuration } from "../ui.js";
@@ -65,6 +66,7 @@ async function tune(
   const { receipt, text, kind } = await saveResult(prepared.model, config.out, ui);
   if (prepared.data.layout === "chat") await recordTemplate(prepared.base, config);
   await recordTask(prepared.base, config);
+  await recordTasks(prepared.tasks, config.out);
   await recordSearch(config, prepared.search, "result");
   await following.finished({ kind, before, after, data: prepared.data, receipt, receiptText: text });
   const seconds = (performance.now() - started) / 1000;
@@ -103,7 +105,7 @@ const shown = ({ loss, scores }: Evaluation): string =>
     ...Object.entries(scores).map(([name, value]) => `${name} ${figure(name, value)}`),
   ].join(", ");
 
-const figure = (name: string, value: number): string => value.toFixed(name === "perplexity" ? 2 : 4);
+const figure = (name: string, value: number): string => value.toFixed(/^perplexity\b/.test(name) ? 2 : 4);
 
 async function evaluation({ objective }: Prepared, config: RunConfig): Promise<Evaluation | undefined> {
   if (!objective.validation) return undefined;

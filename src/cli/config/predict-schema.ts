@@ -1,12 +1,12 @@
 import { z } from "zod";
 import { dataField, rowsShape } from "./data-schema.js";
+import { adapterShape } from "./shapes.js";
 
 const count = () => z.number().int().min(1);
 
 export const predictSchema = z.strictObject({
   model: z.string().min(1).describe("model folder, .onnx file, state dict or hub id"),
-  adapter: z.string().min(1).optional().describe("folder of a PEFT adapter to put on the model"),
-  anyBase: z.boolean().default(false).describe("apply the adapter although it was trained on another base"),
+  ...adapterShape,
   data: dataField,
   task: z
     .enum([

@@ -85,6 +85,7 @@ export const mergeSchema = z.strictObject({
   quantized: quantizedField,
   adapter: z.string().min(1).describe("folder of the PEFT adapter to fold into the weights"),
   anyBase: adapterShape.anyBase,
+  adapterTask: adapterShape.adapterTask,
   out: z.string().min(1).describe("folder the merged model is written to"),
 });
 

@@ -53,4 +53,11 @@ export const quantizedField = z
 export const adapterShape = {
   adapter: z.string().min(1).optional().describe("folder of a PEFT adapter to put on the model"),
   anyBase: z.boolean().default(false).describe("apply the adapter although it was trained on another base"),
+  adapterTask: z
+    .string()
+    .min(1)
+    .optional()
+    .describe(
+      "task that an adapter of several (poly) works for, by name or number; default: the one it was saved with",
+    ),
 };
