@@ -18,6 +18,7 @@ const WARMUP = 2;
 const steps = Number(values.steps) + WARMUP;
 /** What some methods must be told on this model, and sizes that go with LoRA's rank. */
 const OPTIONS = {
+  alora: { invocation: [17] },
   "orthogonal-adaptation": { conceptId: "a" },
   adalora: { initRank: RANK, targetRank: RANK },
   vblora: { vectors: 64, vectorLength: 64, rank: 4 },
