@@ -126,15 +126,19 @@ export const kadaptationMethod = {
     return { a: down, b: ops.mul(up, config.scale) };
   },
   biasDelta: (values) => values.kadaptation_bias,
-  forward({ x, y, gate, tensors: values, site, apply, mix, perFeature, dropped, training }, config) {
+  forward(
+    { x, y, gate, weight, bias, tensors: values, site, apply, mix, perFeature, dropped, training },
+    config,
+  ) {
     const { up, down } = factors(values, site, config);
     const { scale, dropout } = config;
-    const own = values.kadaptation_bias;
-    const base = own ? ops.add(y, ops.mul(perFeature(own), gate)) : y;
+    const own = values.kadaptation_bias && ops.mul(perFeature(values.kadaptation_bias), gate);
     if (!training || dropout === 0)
-      return mix(ops.mul(apply(x, down), gate), up, { onto: base, alpha: scale });
-    const update = dropped(ops.mul(ops.matmul(up, down), scale), dropout);
-    return ops.add(base, ops.mul(apply(x, update), gate));
+      return mix(ops.mul(apply(x, down), gate), up, { onto: own ? ops.add(y, own) : y, alpha: scale });
+    // The update is dropped entry by entry, so the map is applied once, with the changed weight.
+    const update = dropped(ops.matmul(up, down), dropout);
+    const product = apply(x, ops.add(weight(), ops.mul(update, ops.mul(gate, scale))));
+    return [own, bias].reduce<Value>((sum, term) => (term ? ops.add(sum, term) : sum), product);
   },
 } satisfies Method<KadaptationConfig>;
 

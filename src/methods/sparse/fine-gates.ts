@@ -121,19 +121,22 @@ export const fineGatesMethod = {
 
 /** The same with noise on the gates, as it is trained. */
 function noisy(
-  { x, y, gate, weight, apply, mix, perFeature, noise, tensors: values, bias }: SiteCall,
+  { x, gate, weight, apply, noise, tensors: values, bias }: SiteCall,
   { noise: std }: FineGatesConfig,
 ): Value {
   const draw = (logits: Value, part: string) => openness(logits, ops.mul(noise(logits, "normal", part), std));
   const rows = draw(values.gates_rows as Value, "rows");
   const columns = draw(values.gates_columns as Value, "columns");
-  // The gates act on inputs and outputs: gated weights would need the gradient of every weight.
-  const opened = ops.mul(x, perFeature(columns));
-  const product = apply(opened, weight());
   const { gates_A: a, gates_B: b } = values;
-  const closed = ops.mul(a && b ? mix(apply(opened, a), b, { onto: product }) : product, perFeature(rows));
+  const outer = (onto?: Value) =>
+    ops.gemm(ops.unsqueeze(ops.mul(rows, gate), 1), ops.unsqueeze(columns, 0), onto);
+  // The map is applied once, with weights that are as far gated as the adapter is strong.
+  const kept = ops.mul(weight(), outer(ops.sub(1, gate)));
+  const product = apply(x, a && b ? ops.add(kept, ops.mul(ops.gemm(b, a), outer())) : kept);
   const after = gatedBias(bias, values.gates_bias, rows);
-  return ops.add(y, ops.mul(ops.sub(after ? ops.add(closed, after) : closed, y), gate));
+  if (!after) return product;
+  const change = ops.mul(bias ? ops.sub(after, bias) : after, gate);
+  return ops.add(product, bias ? ops.add(bias, change) : change);
 }
 
 /**
