@@ -1,9 +1,9 @@
 import { baseFingerprint } from "./base-fingerprint.js";
 import { type Checkpoint, loadLatest, saveCheckpoint } from "./checkpoint.js";
 import type { PlainData } from "./exact-json.js";
-import type { Run } from "./fit.js";
 import type { FitSettings } from "./memory-budget.js";
 import { restoreOptimizerState, restoreParams } from "./optim/index.js";
+import type { Run } from "./run.js";
 
 /** What must be the same for a run to be continued. */
 async function identity({ objective }: Run, options: FitSettings): Promise<PlainData> {

@@ -1,7 +1,7 @@
 import { TunesmithError } from "../errors/index.js";
 import { type CausalLm, createGenerator, type GenerateOptions } from "../models/index.js";
 import type { SessionOptions } from "../runtime/index.js";
-import type { Scorer } from "./fit.js";
+import type { Scorer } from "./fit-types.js";
 import { scoreNamed } from "./scores/index.js";
 
 export interface GenerationScoresOptions {

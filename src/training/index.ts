@@ -21,7 +21,8 @@ export {
   type FastForwardState,
   fastForward,
 } from "./fast-forward.js";
-export { type FitOptions, fit, type Scorer, type TrainEvent, type TrainResult } from "./fit.js";
+export { fit } from "./fit.js";
+export type { FitOptions, Scorer, TrainEvent, TrainResult } from "./fit-types.js";
 export { type GenerationScoresOptions, generationScores } from "./generation-scores.js";
 export { evaluationGraph, prefixGraphs, type StepGraph, stepGraph } from "./graph.js";
 export * from "./guards.js";

@@ -1,5 +1,6 @@
 import { TunesmithError } from "../errors/index.js";
-import { type FitOptions, fit } from "./fit.js";
+import { fit } from "./fit.js";
+import type { FitOptions } from "./fit-types.js";
 import type { Objective } from "./objective.js";
 import { copyParams, type Optimizer, restoreParams, type Schedule } from "./optim/index.js";
 

@@ -1,5 +1,5 @@
 import { TunesmithError } from "../errors/index.js";
-import type { FitOptions } from "./fit.js";
+import type { FitOptions } from "./fit-types.js";
 import { fitMemory, type MemoryLevers } from "./memory-levers.js";
 import { memoryPlan } from "./memory-plan.js";
 import type { Objective, StepShape } from "./objective.js";

@@ -1,7 +1,8 @@
 import type { Pack } from "../data/index.js";
 import { TunesmithError } from "../errors/index.js";
 import type { CausalLm } from "../models/index.js";
-import { type FitOptions, fit, type TrainResult } from "./fit.js";
+import { fit } from "./fit.js";
+import type { FitOptions, TrainResult } from "./fit-types.js";
 import { type NextTokenOptions, nextToken } from "./next-token.js";
 
 export interface TrainOptions extends NextTokenOptions, FitOptions {

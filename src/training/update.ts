@@ -1,9 +1,9 @@
 import type { StepInfo } from "../models/index.js";
-import type { Run } from "./fit.js";
 import { checkFinite } from "./guards.js";
 import type { FitSettings } from "./memory-budget.js";
 import type { StepBatch } from "./objective.js";
 import { forgetMoments, globalNorm, type Params } from "./optim/index.js";
+import type { Run } from "./run.js";
 import type { Stepper } from "./stepper.js";
 
 /** One optimiser step: gradients of all micro-batches, guards, update, and what methods do around it. */

@@ -1,5 +1,5 @@
 import { resolvePath } from "#io";
-import type { TrainEvent } from "../fit.js";
+import type { TrainEvent } from "../fit-types.js";
 import type { Artifact, MetricPoint, NewRun, RunStatus, RunStore, RunUpdate } from "./types.js";
 
 /** Something else that wants the numbers as they come, such as a TensorBoard file. */
