@@ -16,6 +16,7 @@ import { difforaProof } from "./diffora.js";
 import { doraProof } from "./dora.js";
 import { dynamicDoraProof } from "./dora-dynamic.js";
 import { elaloraProof } from "./elalora.js";
+import { bdloraProof, frodProof, qaloraProof } from "./factor-structures.js";
 import { fastForwardProof } from "./fast-forward.js";
 import { fineGatesProof } from "./fine-gates.js";
 import { gloraProof } from "./glora.js";
@@ -64,15 +65,7 @@ import {
   waveftProof,
 } from "./spectral-structures.js";
 import { ssmloraProof } from "./ssmlora.js";
-import {
-  adamssProof,
-  bdloraProof,
-  deftProjectionProof,
-  frodProof,
-  kasaProof,
-  osfProof,
-  qaloraProof,
-} from "./subspace-structures.js";
+import { adamssProof, deftProjectionProof, kasaProof, osfProof } from "./subspace-structures.js";
 import { tinyloraProof } from "./tinylora.js";
 import { uniloraProof } from "./unilora.js";
 import { uoraProof } from "./uora.js";

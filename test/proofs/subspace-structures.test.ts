@@ -1,12 +1,5 @@
-import {
-  adamssProof,
-  bdloraProof,
-  deftProjectionProof,
-  frodProof,
-  kasaProof,
-  osfProof,
-  qaloraProof,
-} from "../../proofs/subspace-structures.js";
+import { bdloraProof, frodProof, qaloraProof } from "../../proofs/factor-structures.js";
+import { adamssProof, deftProjectionProof, kasaProof, osfProof } from "../../proofs/subspace-structures.js";
 import { ops, type Value } from "../../src/graph/index.js";
 import {
   adamssMethod,
