@@ -168,8 +168,9 @@ async function trainedFolder(task, method, options, lr) {
   return out;
 }
 
-const tunesmith = (args) =>
-  promisify(execFile)(process.execPath, [join(root, "bin", "tunesmith.mjs"), ...args]);
+function tunesmith(args) {
+  return promisify(execFile)(process.execPath, [join(root, "bin", "tunesmith.mjs"), ...args]);
+}
 
 async function measure(task, name, lr) {
   const [method, variant = {}] = VARIANTS[name] ?? [name];
