@@ -1,110 +1,31 @@
-import { existsSync, readFileSync } from "node:fs";
+import { existsSync } from "node:fs";
 import { join } from "node:path";
-import { fileURLToPath } from "node:url";
 import { describe, expect, test } from "vitest";
-import { rng } from "../../runtime/index.js";
 import {
-  loadAll,
-  openGguf,
-  openSafetensors,
-  openTorch,
-  type Tensor,
-  tensor,
-  toFloat32,
-} from "../../tensor/index.js";
+  deltaOf,
+  deltas,
+  expectClose,
+  expectSameDeltas,
+  fixture,
+  json,
+  names,
+  normal,
+  PREFIX,
+  sample,
+  tensorsOf,
+} from "../../../test/support/adapter-formats.js";
+import { loadAll, openGguf, openTorch, type Tensor, toFloat32 } from "../../tensor/index.js";
 import {
-  DIFFUSERS_METADATA_KEY,
-  fromDiffusers,
   fromGgufLora,
-  fromKohya,
   fromLoralib,
   fromMlx,
   ggufArchitectures,
   type PeftTensors,
-  toDiffusers,
   toGgufLora,
-  toKohya,
   toLoralib,
   toMlx,
 } from "./index.js";
 import { fromPeft, type LoraModule, toPeft } from "./parts.js";
-
-const fixture = (name: string) =>
-  fileURLToPath(new URL(`../../../fixtures/adapter-formats/${name}`, import.meta.url));
-const json = (name: string) => JSON.parse(readFileSync(fixture(name), "utf8"));
-const names = json("names.json") as {
-  kohya: Record<string, string[]>;
-  diffusers: Record<string, string>;
-  gguf: Record<string, Record<string, string>>;
-};
-const tensorsOf = async (name: string) =>
-  loadAll({ tensors: (await openSafetensors(fixture(name))).entries });
-
-const random = rng(3);
-const normal = (...shape: number[]) => {
-  const count = shape.reduce((product, length) => product * length, 1);
-  return tensor(
-    "float32",
-    shape,
-    Float32Array.from({ length: count }, () => random.normal()),
-  );
-};
-const PREFIX = "base_model.model.";
-
-/** scale·B·A of a matrix or embedding; the change of an embedding is its transpose. */
-function deltaOf({ a, b, scale, embedding }: LoraModule): number[] {
-  const [rank = 0, columns = 0] = a.shape;
-  const rows = b.shape[0] ?? 0;
-  const [left, right] = [toFloat32(b), toFloat32(a)];
-  const out: number[] = [];
-  for (let i = 0; i < rows * columns; i++) {
-    const [row, column] = embedding
-      ? [i % rows, Math.floor(i / rows)]
-      : [Math.floor(i / columns), i % columns];
-    let sum = 0;
-    for (let k = 0; k < rank; k++) sum += Number(left[row * rank + k]) * Number(right[k * columns + column]);
-    out.push(scale * sum);
-  }
-  return out;
-}
-
-const deltas = (adapter: PeftTensors): Map<string, number[]> =>
-  new Map(fromPeft(adapter).modules.map((module) => [module.path, deltaOf(module)]));
-
-function expectClose(found: readonly number[] | undefined, wanted: ArrayLike<number>, name = ""): void {
-  const largest = Math.max(...Array.from(wanted, Math.abs), 1e-30);
-  const worst = Math.max(...Array.from(wanted, (value, i) => Math.abs(value - (found?.[i] ?? Number.NaN))));
-  expect([name, found?.length, worst < 1e-5 * largest]).toEqual([name, wanted.length, true]);
-}
-
-function expectSameDeltas(found: PeftTensors, wanted: PeftTensors): void {
-  const [a, b] = [deltas(found), deltas(wanted)];
-  expect([...a.keys()].sort()).toEqual([...b.keys()].sort());
-  for (const [path, values] of b) expectClose(a.get(path), values, path);
-}
-
-/** An adapter whose ranks and scales differ between modules. */
-function sample(paths: readonly string[], config: Record<string, unknown> = {}): PeftTensors {
-  const tensors = new Map<string, Tensor>();
-  const rank_pattern: Record<string, number> = {};
-  paths.forEach((path, index) => {
-    const rank = 2 + (index % 2);
-    if (rank !== 2) rank_pattern[path] = rank;
-    tensors.set(`${PREFIX}${path}.lora_A.weight`, normal(rank, 8));
-    tensors.set(`${PREFIX}${path}.lora_B.weight`, normal(8, rank));
-  });
-  return {
-    tensors,
-    config: {
-      peft_type: "LORA",
-      r: 2,
-      lora_alpha: 3,
-      rank_pattern,
-      alpha_pattern: { [String(paths[0])]: 5 },
-      ...config,
-    },
-  };
-}
 
 describe("PEFT", () => {
   test("reading and writing keep every tensor, rank and scale", () => {
@@ -137,122 +58,6 @@ describe("PEFT", () => {
     const adapter = { ...sample(["q"]), config: { ...sample(["q"]).config, ...config } } as PeftTensors;
     expect(() => toLoralib(adapter)).toThrow(message);
     expect(() => toLoralib(adapter)).toThrow(expect.objectContaining({ code: "adapter-invalid" }));
-  });
-});
-
-describe("kohya", () => {
-  const [a, b] = [normal(2, 3), normal(3, 2)];
-  const file = (flat: string) =>
-    new Map([
-      [`${flat}.lora_down.weight`, a],
-      [`${flat}.lora_up.weight`, b],
-      [`${flat}.alpha`, tensor("float16", [], [1])],
-    ]);
-
-  test.each(Object.entries(names.kohya))("%s", (flat, expected) => {
-    const found = [...fromKohya(file(flat))].flatMap(([component, adapter]) =>
-      [...adapter.tensors.keys()].map((name) => name.replace(PREFIX, `${component}.`)),
-    );
-    expect(found.sort()).toEqual(expected);
-  });
-
-  test("alpha, its absence, and names by the modules of the base", () => {
-    const flat = "lora_unet_odd_name_x";
-    const modules = { unet: ["odd_name.x", "odd.name.y"] };
-    const adapter = fromKohya(file(flat), { modules }).get("unet");
-    expect(adapter?.config).toMatchObject({ r: 2, lora_alpha: 1, target_modules: ["odd_name.x"] });
-    const without = file(flat);
-    without.delete(`${flat}.alpha`);
-    expect(fromKohya(without, { modules }).get("unet")?.config.lora_alpha).toBe(2);
-    expect(() => fromKohya(file("lora_unet_other"), { modules })).toThrow(/'other' is no module of unet/);
-  });
-
-  test("round trip, DoRA and convolutions included", () => {
-    const unet = sample(["down_blocks.0.attentions.1.to_q", "mid_block.resnets.0.conv1"]);
-    const conv = new Map(unet.tensors);
-    const name = `${PREFIX}mid_block.resnets.0.conv1`;
-    conv.set(`${name}.lora_A.weight`, normal(3, 4, 3, 3)).set(`${name}.lora_B.weight`, normal(8, 3, 1, 1));
-    const text = sample(["text_model.encoder.layers.0.self_attn.q_proj"], { use_dora: true });
-    const magnitude = `${PREFIX}text_model.encoder.layers.0.self_attn.q_proj.lora_magnitude_vector`;
-    const dora = { ...text, tensors: new Map(text.tensors).set(magnitude, normal(8)) };
-    const written = toKohya(
-      new Map([
-        ["unet", { ...unet, tensors: conv }],
-        ["text_encoder", dora],
-      ]),
-    );
-    expect([...written.keys()]).toContain("lora_unet_mid_block_resnets_0_conv1.lora_down.weight");
-    expect(written.get("lora_te_text_model_encoder_layers_0_self_attn_q_proj.dora_scale")?.shape).toEqual([
-      8, 1,
-    ]);
-    const again = fromKohya(written);
-    expect([...(again.get("unet")?.tensors ?? [])]).toEqual([...conv]);
-    expect([...(again.get("text_encoder")?.tensors ?? [])]).toEqual([...dora.tensors]);
-    const scales = (adapter: PeftTensors | undefined) =>
-      adapter && fromPeft(adapter).modules.map(({ scale }) => scale);
-    expect(scales(again.get("unet"))).toEqual([5 / 2, 1]);
-  });
-
-  test("what does not convert", () => {
-    expect(() => fromKohya(new Map([["lora_unet_x.hada_w1_a", a]]))).toThrow(/LoHa/);
-    expect(() => fromKohya(new Map([["lora_unet_x.lora_down.weight", a]]))).toThrow(/lora_up/);
-    expect(() => fromKohya(new Map([["model.x.lora_a", a]]))).toThrow(/kohya/);
-    const scale = file("lora_unet_x").set("lora_unet_x.dora_scale", normal(1, 3));
-    expect(() => fromKohya(scale)).toThrow(/output rows/);
-    expect(() => toKohya(new Map([["vae", sample(["x"])]]))).toThrow(/no part 'vae'/);
-  });
-});
-
-describe("diffusers", () => {
-  test("old names", () => {
-    const value = new Map([
-      ["lora_A", normal(2, 3)],
-      ["lora_B", normal(3, 2)],
-    ]);
-    const file = new Map(
-      Object.entries(names.diffusers).map(([old, name]) => [
-        old,
-        value.get(name.includes("lora_A") ? "lora_A" : "lora_B") as Tensor,
-      ]),
-    );
-    const found = [...fromDiffusers(file)].flatMap(([component, adapter]) =>
-      [...adapter.tensors.keys()].map((name) => name.replace(PREFIX, `${component}.`)),
-    );
-    expect(found.sort()).toEqual(Object.values(names.diffusers).sort());
-  });
-
-  test("old text encoders, and alpha tensors", () => {
-    const old = "text_encoder.text_model.encoder.layers.0.self_attn.to_out_lora";
-    const file = new Map([
-      [`${old}.down.weight`, normal(2, 3)],
-      [`${old}.up.weight`, normal(3, 2)],
-      ["text_encoder.text_model.encoder.layers.0.self_attn.out_proj.alpha", tensor("float32", [1], [6])],
-    ]);
-    const adapter = fromDiffusers(file).get("text_encoder");
-    expect(adapter?.config).toMatchObject({
-      r: 2,
-      lora_alpha: 6,
-      target_modules: ["text_model.encoder.layers.0.self_attn.out_proj"],
-    });
-  });
-
-  test("round trip: scales travel in the metadata, and are 1 without it", () => {
-    const components = new Map([
-      ["unet", sample(["a.to_q", "a.to_k", "a.to_out.0"])],
-      ["text_encoder_2", sample(["b.q_proj"], { use_rslora: true })],
-    ]);
-    const { tensors, metadata } = toDiffusers(components);
-    expect([...tensors.keys()][0]).toBe("unet.a.to_q.lora_A.weight");
-    const again = fromDiffusers(tensors, new Map(Object.entries(metadata)));
-    for (const [component, adapter] of components) {
-      const found = again.get(component);
-      if (!found) throw new Error(component);
-      expect([...found.tensors]).toEqual([...adapter.tensors]);
-      expectSameDeltas(found, adapter);
-    }
-    expect(fromDiffusers(tensors).get("unet")?.config.lora_alpha).toBe(2);
-    expect(() => fromDiffusers(tensors, new Map([[DIFFUSERS_METADATA_KEY, "{"]]))).toThrow(/damaged/);
-    expect(() => fromDiffusers(new Map([["unet.x.weight", normal(1, 1)]]))).toThrow(/diffusers/);
   });
 });
 
