@@ -12,6 +12,7 @@ expected.safetensors, computed after loading that folder onto the untouched base
   input_ids [2,12] int64, logits [2,12,V], loss []    mean next-token cross-entropy
   merged_logits [2,12,V]                              after merge_and_unload, where there is such
   grad.NAME                                           gradient of the loss by the tensor NAME of the adapter file
+  noise.PATH.KEY                                      what was drawn for the loss at a map, where a tuner draws
 
 PEFT's own `merged_logits` differ from `logits` where an adapted or replaced embedding is tied to the output layer:
 merging writes into the shared weight. `fixtures/peft/cases.json` lists the largest difference per case.
@@ -33,8 +34,10 @@ from peft.tuners.c3a import layer as c3a_layer
 from peft.tuners.c3a import utils as c3a_utils
 from peft.tuners.lora import ArrowConfig, create_arrow_model
 from peft.tuners.lora import layer as lora_layer
+from peft.tuners.lora.monteclora import MontecloraSampler
 from peft.tuners.lora.variants import QALoraLinearVariant
 from safetensors.torch import load_file, save_file
+from torch.distributions import Dirichlet
 from transformers import AutoModelForCausalLM
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -162,6 +165,13 @@ TUNERS = {
     "alora": ("LoraConfig", dict(r=3, lora_alpha=6, alora_invocation_tokens=[7, 2],
                                  target_modules=["q_proj", "v_proj", "down_proj"])),
     "alora-one": ("LoraConfig", dict(r=4, lora_alpha=6, use_rslora=True, alora_invocation_tokens=[9])),
+    "velora": ("LoraConfig", dict(r=4, lora_alpha=6, velora_config=peft.tuners.lora.config.VeloraConfig(num_groups=5))),
+    "velora-random": ("LoraConfig", dict(r=3, lora_alpha=6, use_rslora=True, velora_config=peft.tuners.lora.config.VeloraConfig(
+        num_groups=8, scale=0.7, init_type="random"))),
+    "velora-once": ("LoraConfig", dict(r=2, lora_alpha=6, velora_config=peft.tuners.lora.config.VeloraConfig(
+        num_groups=4, init_type="batch_average_once"))),
+    "monteclora": ("LoraConfig", dict(r=4, lora_alpha=6, monteclora_config=peft.tuners.lora.config.MontecloraConfig(
+        num_samples=5, use_entropy=True, dirichlet_prior=0.7, sample_scaler=0.5, kl_loss_weight=0.01))),
 }
 # Case -> arguments of X-LoRA over three LoRA adapters of different ranks, scales and modules.
 XLORA = {
@@ -212,6 +222,15 @@ def with_qalora(layer, *, config, **kwargs):
 
 
 lora_layer.Linear.resolve_lora_variant = with_qalora
+
+
+def dirichlet_divergence(sampler, alpha):
+    """The divergence from the prior: PEFT 0.21 has the wrong sign at its logarithms of gamma functions."""
+    prior = torch.full_like(alpha, sampler.dirichlet_prior)
+    return torch.distributions.kl_divergence(Dirichlet(alpha), Dirichlet(prior))
+
+
+MontecloraSampler.dirichlet_kl = dirichlet_divergence
 
 # Noise for tuners whose numbers must stay small (a series that converges, logarithms of variances), or large.
 SMALL = {"oft": 0.02, "oft-exact": 0.1, "oft-number": 0.1, "oft-shared": 0.02, "unilora": 1, "unilora-indices": 1}
@@ -334,6 +353,30 @@ def prune(model):
     model.peft_config["default"].rank_pattern = pattern
 
 
+def given_draws(model, generator):
+    """
+    Fixes what MonteCLoRA draws, and returns it by map: normal numbers whose squares make the variances (of a row of one
+    Wishart matrix), those of the weights, and the mean sample over its deviation. Samples are that one, in proportions
+    that give their weighted mean the deviation it has in the mean.
+    """
+    draws = {}
+    for path, module in model.named_modules():
+        if not isinstance(module, MontecloraSampler):
+            continue
+        rank, width, count = module.out_features, module.in_features, module.num_samples
+        spread, weights, sample = (torch.randn(shape, generator=generator)
+                                   for shape in ((rank, rank), (count,), (rank, width)))
+        with torch.no_grad():
+            w = torch.softmax(module.dirichlet_reparameterization(module.expert_weights_prior.exp(), weights), -1)
+        drawn = dict(z_wishart=spread @ spread.T, z_dirichlet=weights,
+                     z_mvn=(w / w.norm())[:, None, None] * sample.T)
+        module.sampler.get = lambda drawn=drawn: drawn
+        place = path.removeprefix("base_model.model.").removesuffix(".lora_monteclora_sampler.default")
+        for key, numbers in dict(spread=spread, weights=weights, sample=sample).items():
+            draws[f"noise.{place}.{key}"] = numbers
+    return draws
+
+
 def expected_of(name, folder, generator):
     base = base_model(name)
     experts = {}
@@ -349,9 +392,17 @@ def expected_of(name, folder, generator):
     # What KaSA adds is left to the caller.
     if getattr(model.peft_config["default"], "kasa_config", None):
         loss = loss + model.base_model._get_kasa_loss()
+    config, draws = model.peft_config["default"], {}
+    # What is done while training only; there is no dropout.
+    if getattr(config, "velora_config", None):
+        loss = loss_of(model.train()(input_ids).logits, input_ids)
+    if getattr(config, "monteclora_config", None):
+        draws = given_draws(model, generator)
+        loss = loss_of(model.train()(input_ids).logits, input_ids) + model.base_model._get_monteclora_loss()
     loss.backward()
+    model.eval()
     stored = load_file(folder / "adapter_model.safetensors")
-    expected = {"input_ids": input_ids, "logits": logits, "loss": loss}
+    expected = {"input_ids": input_ids, "logits": logits, "loss": loss, **draws}
     for key, parameter in model.named_parameters():
         if parameter.requires_grad and parameter.grad is not None and parameter.numel() > 0:
             assert file_name(key) in stored, f"{folder.name}: {key} has no tensor {file_name(key)}"

@@ -183,6 +183,7 @@ function adaptOnce(
   const rows = map.flat(x);
   const call: SiteCall = {
     site: own.shape,
+    sites: adapter.sites.size,
     tensors: valuesOf(own, adapter),
     x: rows,
     y: map.flatOut(y),

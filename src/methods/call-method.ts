@@ -57,6 +57,7 @@ export function callMethod<Config extends SiteConfig>(
   const call: SiteCall = {
     ...matrixMap("linear", bias),
     site,
+    sites: 1,
     tensors,
     x,
     y: product(weight),

@@ -68,6 +68,8 @@ const OPTIONS: Readonly<Record<string, Readonly<Record<string, unknown>>>> = {
   qalora: { rank: 2, groupSize: 4 },
   bdlora: { rank: 4 },
   alora: { rank: 2, invocation: [5] },
+  velora: { rank: 2, groups: 5 },
+  monteclora: { rank: 2, samples: 3 },
 };
 
 /** Methods that start near the base only, and how near. */

@@ -23,6 +23,7 @@ import { loraMethod } from "./lowrank/lora.js";
 import { lormaMethod } from "./lowrank/lorma.js";
 import { mapOver } from "./lowrank/map.js";
 import { missMethod } from "./lowrank/miss.js";
+import { montecloraMethod } from "./lowrank/monteclora.js";
 import { peanutMethod } from "./lowrank/peanut.js";
 import { polyMethod } from "./lowrank/poly.js";
 import { pveraMethod } from "./lowrank/pvera.js";
@@ -33,6 +34,7 @@ import { tinyloraMethod } from "./lowrank/tinylora.js";
 import { uniloraMethod } from "./lowrank/unilora.js";
 import { uoraMethod } from "./lowrank/uora.js";
 import { vbloraMethod } from "./lowrank/vblora.js";
+import { veloraMethod } from "./lowrank/velora.js";
 import { veraMethod } from "./lowrank/vera.js";
 import type { Method, SiteConfig } from "./method.js";
 import { smoreMethod } from "./mixture/smore.js";
@@ -123,6 +125,8 @@ const methods = [
   kasaMethod,
   qaloraMethod,
   aloraMethod,
+  veloraMethod,
+  montecloraMethod,
 ] as unknown as readonly Method<SiteConfig>[];
 
 /** MAP over those of them that add to the weight. */

@@ -33,6 +33,8 @@ const [out, inn] = [48, 32];
 type Case = readonly [string, Readonly<Record<string, unknown>>, number];
 const CASES: readonly Case[] = [
   ["lora", { rank: 4 }, 4 * (inn + out)],
+  ["velora", { rank: 4 }, 4 * (inn + out)],
+  ["monteclora", { rank: 4, samples: 6 }, 4 * (inn + out) + 4 + 6],
   ["ia3", { feedforward: [] }, out],
   ["ia3", { feedforward: ["q_proj"] }, inn],
   ["adalora", { initRank: 5 }, 5 * (inn + out + 1)],

@@ -1,11 +1,11 @@
 import { readdirSync } from "node:fs";
 import { describe, expect, test } from "vitest";
 import { gradients } from "../autodiff/index.js";
-import { input, makeGraph, ops } from "../graph/index.js";
+import { type Graph, input, makeGraph, ops } from "../graph/index.js";
 import { noiseOf, parameterFeeds } from "../models/index.js";
 import { evaluate } from "../runtime/index.js";
 import { rng } from "../runtime/random/index.js";
-import { openSafetensors, type Tensor, tensor } from "../tensor/index.js";
+import { openSafetensors, type Tensor, type TensorFile, tensor } from "../tensor/index.js";
 import { nextToken, stepGraph } from "../training/index.js";
 import type { Adapter } from "./adapter.js";
 import { callMethod, loadAdapter, lora } from "./index.js";
@@ -70,6 +70,17 @@ function gradientPieces({ sites, adaptation }: Adapter, results: Readonly<Record
   });
 }
 
+/** What the reference drew, for the inputs `noise/ADAPTER/PATH/KEY` of a graph. */
+async function drawn({ inputs }: Graph, expected: TensorFile) {
+  const names = inputs.flatMap((value) => (noiseOf(value)?.kind === "normal" ? [String(value.name)] : []));
+  return Promise.all(
+    names.map(async (name) => {
+      const [, , ...place] = name.split("/");
+      return [name, await expected.read(`noise.${place.join(".")}`)] as const;
+    }),
+  );
+}
+
 /** What training samples, PVeRA's code and dropout in X-LoRA's classifier; the reference was run in evaluation mode. */
 const SAMPLED = new Set(["llama-pvera", "llama-xlora-deep"]);
 /** Arrow's experts. */
@@ -98,7 +109,7 @@ describe.each(cases.filter((name) => !SAMPLED.has(name) && !UNTRAINED.has(name))
         : [],
     );
     const feeds = {
-      ...Object.fromEntries([...read, ...middle]),
+      ...Object.fromEntries([...read, ...middle, ...(await drawn(graph, expected))]),
       ...parameterFeeds(graph, model.parameters),
       loss_scale: tensor("float32", [], [1]),
     };

@@ -102,6 +102,12 @@ export { type LoraConfig, lora, loraMethod } from "./lowrank/lora.js";
 export { type LormaConfig, lorma, lormaMethod } from "./lowrank/lorma.js";
 export { type MapConfig, type MapOptions, map, mapOver } from "./lowrank/map.js";
 export { type MissConfig, miss, missMethod } from "./lowrank/miss.js";
+export {
+  dirichletDivergence,
+  type MontecloraConfig,
+  monteclora,
+  montecloraMethod,
+} from "./lowrank/monteclora.js";
 export { type PeanutConfig, peanut, peanutMethod } from "./lowrank/peanut.js";
 export { type PolyConfig, poly, polyMethod } from "./lowrank/poly.js";
 export { type PveraConfig, pvera, pveraMethod } from "./lowrank/pvera.js";
@@ -113,6 +119,7 @@ export { type TinyloraConfig, tinylora, tinyloraMethod } from "./lowrank/tinylor
 export { type UniloraConfig, unilora, uniloraMethod } from "./lowrank/unilora.js";
 export { type UoraConfig, uora, uoraMethod } from "./lowrank/uora.js";
 export { type VbloraConfig, vblora, vbloraMethod } from "./lowrank/vblora.js";
+export { type VeloraConfig, velora, veloraMethod } from "./lowrank/velora.js";
 export { type VeraConfig, vera, veraMethod } from "./lowrank/vera.js";
 export type { TensorChangeNorm } from "./measure.js";
 export { type MergeOptions, merge } from "./merge.js";

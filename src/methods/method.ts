@@ -103,6 +103,8 @@ export interface SiteCall {
   /** The activations with dropout while training, themselves otherwise. */
   readonly dropped: (x: Value, probability: number) => Value;
   readonly training: boolean;
+  /** How many maps the adapter has: what terms of the loss are a mean over. */
+  readonly sites: number;
   /** Fresh numbers of the shape of `like` at every training step; `key` tells several of one site apart. */
   noise(like: Value, kind: "normal" | "uniform", key?: string): Value;
   /** Adds a scalar to the loss of a training pass: a prior, a balance. Ignored outside training. */

@@ -17,7 +17,14 @@ import { fourierftMapping, shiraMapping, waveftMapping } from "./entries.js";
 import { supertuningMapping, tinyloraMapping, uniloraMapping } from "./few-numbers.js";
 import { gloraMapping } from "./glora.js";
 import { loraMapping } from "./lora.js";
-import { aloraMapping, bdloraMapping, kasaMapping, qaloraMapping } from "./lora-variants.js";
+import {
+  aloraMapping,
+  bdloraMapping,
+  kasaMapping,
+  montecloraMapping,
+  qaloraMapping,
+  veloraMapping,
+} from "./lora-variants.js";
 import { lohaMapping, lokrMapping } from "./lycoris.js";
 import type { PeftMapping } from "./mapping.js";
 import { lilyMapping, peanutMapping, polyMapping } from "./mixtures.js";
@@ -37,6 +44,8 @@ const mappings = [
   bdloraMapping,
   kasaMapping,
   qaloraMapping,
+  veloraMapping,
+  montecloraMapping,
   loraMapping,
   veraMapping,
   pveraMapping,
