@@ -29,6 +29,7 @@ import { lolduProof } from "./loldu.js";
 import { loraProof } from "./lora.js";
 import { limitsProof } from "./lora-computational-limits.js";
 import { loraStartsProof } from "./lora-starts.js";
+import { montecloraProof, veloraProof } from "./lora-variants.js";
 import { lormaProof } from "./lorma.js";
 import {
   graloraProof,
@@ -85,6 +86,8 @@ const proofs: readonly Proof[] = [
   xloraProof(),
   difforaProof(),
   aloraProof(),
+  veloraProof(),
+  montecloraProof(),
   arrowProof(),
   alignProof(),
   smoreProof(),
