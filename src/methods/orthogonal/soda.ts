@@ -104,11 +104,31 @@ function tensors(site: SiteShape, config: SodaConfig): Record<string, TensorSpec
 
 const rotationsOf = (values: TensorValues): Value[] => FACTORS.map((name) => values[name] as Value);
 
-/** Rows `[..., n₁n₂n₃]` times Q₁ ⊗ Q₂ ⊗ Q₃, one axis at a time; the whole matrix is never formed. */
+/** Factors whose product is no wider than this are multiplied first: one product takes less time than two that are so small. */
+const JOINED = 64;
+
+function kronecker(a: Value, b: Value): Value {
+  const [n, m] = [a.shape[0] as number, b.shape[0] as number];
+  const blocks = ops.mul(ops.reshape(a, [n, 1, n, 1]), ops.reshape(b, [1, m, 1, m]));
+  return ops.reshape(blocks, [n * m, n * m]);
+}
+
+function joined(factors: readonly Value[]): Value[] {
+  const list: Value[] = [];
+  for (const factor of factors.toReversed()) {
+    const [next] = list;
+    const fits = next && (factor.shape[0] as number) * (next.shape[0] as number) <= JOINED;
+    if (fits) list[0] = kronecker(factor, next);
+    else list.unshift(factor);
+  }
+  return list;
+}
+
+/** Rows `[..., n₁n₂n₃]` times Q₁ ⊗ Q₂ ⊗ Q₃, an axis or two at a time; the whole matrix is not formed unless it is small. */
 export function timesKronecker(rows: Value, factors: readonly Value[]): Value {
   let turned = rows;
   let after = rows.shape.at(-1) as number;
-  for (const factor of factors) {
+  for (const factor of joined(factors)) {
     const size = factor.shape[0] as number;
     after /= size;
     turned =
