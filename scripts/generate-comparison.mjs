@@ -43,26 +43,30 @@ ${lines.join("\n")}
 const percent = (value) => (value === undefined ? "" : (100 * value).toFixed(1));
 const figure = (value, digits) => (value === undefined ? "" : value.toFixed(digits));
 
+/** Tasks whose measure is accuracy. */
+const SCORED = ["sst2", "banking77"];
+
 /** One row a method, best first by the loss of the first task. */
 function comparison({ tasks }) {
   const names = [...new Set(Object.values(tasks).flatMap(({ methods }) => Object.keys(methods)))];
   const rows = names
     .map((name) => {
-      const [language, banking] = ["language", "banking77"].map((task) =>
+      const [language, ...scored] = ["language", ...SCORED].map((task) =>
         bestRun(tasks[task]?.methods[name]),
       );
-      return { name, language, banking };
+      return { name, language, scored, any: [language, ...scored].find((run) => run !== undefined) };
     })
-    .filter(({ language, banking }) => language ?? banking)
+    .filter(({ any }) => any)
     .sort((a, b) => (a.language?.loss ?? 99) - (b.language?.loss ?? 99));
-  const cells = rows.map(({ name, language, banking }) => [
+  const cells = rows.map(({ name, language, scored, any }) => [
     `\`${name}\``,
-    (language ?? banking).parameters.toLocaleString("en"),
+    any.parameters.toLocaleString("en"),
     ...[figure(language?.loss, 4), language?.lr ?? ""],
-    ...[percent(banking?.accuracy), banking?.lr ?? ""],
-    figure((language ?? banking).memoryBytes / 1e6, 0),
+    ...scored.flatMap((run) => [percent(run?.accuracy), run?.lr ?? ""]),
+    figure(any.memoryBytes / 1e6, 0),
   ]);
-  const head = ["method", "trained", "language: loss", "rate", "banking77: %", "rate", "MB"];
+  const head = ["method", "trained", "language: loss", "rate"];
+  head.push(...SCORED.flatMap((task) => [`${task}: %`, "rate"]), "MB");
   const whats = Object.entries(tasks).map(([task, { what }]) => `- **${task}**: ${what}.`);
   return `${whats.join("\n")}\n\n${table(head, cells)}\n\n${leftOut(tasks)}`.trim();
 }

@@ -56,7 +56,7 @@ const STORIES = join(assets, "models/stories260K/stories260K.bin");
 const STORIES_OPTIONS = {
   vblora: { vectors: 64, vectorLength: 4 },
   road: { groupSize: 4 },
-  adamss: { rank: 32 },
+  adamss: { rank: 16 },
   kadaptation: { summands: 4 },
   qalora: { groupSize: 4 },
 };
@@ -161,8 +161,8 @@ async function startingPoint(task, method) {
 }
 
 async function trainedFolder(task, method, options, lr) {
-  const out = mkdtempSync(join(temporary, `${method}-`));
-  const own = ["train", "--overwrite", "--method", method, "--out", out, "--lr", String(lr), ...options];
+  const out = join(mkdtempSync(join(temporary, `${method}-`)), "out");
+  const own = ["train", "--method", method, "--out", out, "--lr", String(lr), ...options];
   const shared = ["--model", await defaultModelPath(), "--threads", values.threads];
   await tunesmith([...own, ...shared, ...TASKS[task].args()]);
   return out;
