@@ -14,11 +14,13 @@ import {
   veloraMethod,
 } from "../src/methods/index.js";
 import { inputsOf } from "../src/models/index.js";
-import { evaluate, rng } from "../src/runtime/index.js";
+import { createSession, evaluate, rng } from "../src/runtime/index.js";
 import { type Tensor, tensor } from "../src/tensor/index.js";
 import { vanishes } from "./matrices.js";
+import { priorChecks } from "./monteclora-priors.js";
 import { gap, normals, times } from "./planted.js";
 import type { Check, Proof } from "./proof.js";
+import { memoryCheck } from "./velora-memory.js";
 
 const [TOKENS, IN, OUT, RANK, GROUPS] = [6, 10, 5, 2, 4];
 /** 4 groups of 3 features; the last two are zeros. */
@@ -155,6 +157,7 @@ export const veloraProof = (method: Method<VeloraConfig> = veloraMethod): Proof 
         await fineGap(method, fine, one, shape, back),
         1e-3,
       ),
+      await memoryCheck(method),
     );
     return checks;
   },
@@ -225,6 +228,7 @@ async function samplesOf(
     ...{ std_prior: new Float32Array(SAMPLED_RANK).fill(-0.5 * Math.log(SAMPLED_RANK)) },
     expert_weights_prior: new Float32Array(config.samples).fill(concentration),
   };
+  const session = await createSession(graph, { threads: 1 });
   const draws: Float32Array[] = [];
   for (let draw = 0; draw < (training ? DRAWS : 1); draw++) {
     const random = rng(draw, "monteclora");
@@ -240,9 +244,10 @@ async function samplesOf(
           )
         : tensor("float32", shapes[key as keyof typeof shapes], fixed[key] as Float32Array);
     }
-    const found = (await evaluate(graph, feeds)).y?.data as Float32Array;
+    const found = (await session.run(feeds)).y?.data as Float32Array;
     draws.push(transposed(found, SAMPLED_IN, SAMPLED_RANK));
   }
+  await session.release();
   return { draws, a };
 }
 
@@ -309,6 +314,7 @@ export const montecloraProof = (
         expected: Math.log(2) - 0.5,
         tolerance: 1e-5,
       },
+      ...(await priorChecks(method)),
     ];
   },
 });

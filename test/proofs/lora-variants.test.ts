@@ -19,7 +19,7 @@ const wrong = [
       ...veloraMethod,
       forward: (call, config) => veloraMethod.forward({ ...call, training: false }, config),
     }),
-    /gradient of A against that of projected inputs/,
+    /gradient of A against that of projected inputs[\s\S]*memory/,
   ],
   [
     "VeLoRA whose forward pass is compressed as well",
@@ -63,6 +63,37 @@ const wrong = [
         ),
     }),
     /variance of 4 samples over that of 16/,
+  ],
+  [
+    "MonteCLoRA whose samples have equal weights",
+    montecloraProof({
+      ...montecloraMethod,
+      forward: (call, config) =>
+        montecloraMethod.forward(
+          {
+            ...call,
+            noise: (like, kind, key) => ops.mul(call.noise(like, kind, key), key === "weights" ? 0 : 1),
+          },
+          config,
+        ),
+    }),
+    /weighted mean of 8 samples/,
+  ],
+  [
+    "MonteCLoRA without the samples' divergence",
+    montecloraProof({
+      ...montecloraMethod,
+      forward: (call, config) => montecloraMethod.forward({ ...call, addLoss: () => {} }, config),
+    }),
+    /scale of the variances/,
+  ],
+  [
+    "MonteCLoRA with another prior",
+    montecloraProof({
+      ...montecloraMethod,
+      penalty: (sites, config) => montecloraMethod.penalty(sites, { ...config, dirichletPrior: 1.4 }),
+    }),
+    /concentration/,
   ],
   [
     "a divergence without its last term",
