@@ -40,6 +40,7 @@ export const relativeRates: Readonly<Record<string, number>> = {
   lora: 1,
   lorma: 1,
   "lq-lora": 0.3,
+  "lt-sft": 3,
   map: 3,
   miss: 1,
   mpo: 1,
@@ -67,4 +68,5 @@ export const relativeRates: Readonly<Record<string, number>> = {
   vblora: 3,
   vera: 10,
   waveft: 0.1,
+  xlora: 0.3,
 };

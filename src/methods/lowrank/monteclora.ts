@@ -5,6 +5,7 @@ import { parseConfig, siteConfigSchema } from "../config.js";
 import { digamma, logGamma } from "../gamma.js";
 import type { Adaptation, Method, SiteCall, SiteTensors, TensorSpec } from "../method.js";
 import { loraOptions, plainFactors } from "./lora-options.js";
+import { ontoOutput, plainUpdate } from "./plain-update.js";
 import { loraScale } from "./scale.js";
 
 const schema = siteConfigSchema.extend({
@@ -119,21 +120,12 @@ export const montecloraMethod = {
       expert_weights_prior: uniform(config.samples),
     };
   },
-  additive: () => true,
-  weight: (weight, { lora_A: a, lora_B: b }, site, config) =>
-    ops.gemm(b as Value, a as Value, weight, { alpha: loraScale(site.path, config).scale }),
-  lowRank: (_, { lora_A: a, lora_B: b }, site, config) => ({
-    a: a as Value,
-    b: ops.mul(b as Value, loraScale(site.path, config).scale),
-  }),
+  ...plainUpdate,
   forward(call, config) {
-    const { x, y, gate, site, tensors, apply, mix, dropped, training } = call;
+    const { x, tensors, apply, dropped, training } = call;
     const a = training ? sampled(call, config) : (tensors.lora_A as Value);
     const h = apply(config.dropout > 0 ? dropped(x, config.dropout) : x, a);
-    return mix(ops.mul(h, gate), tensors.lora_B as Value, {
-      onto: y,
-      alpha: loraScale(site.path, config).scale,
-    });
+    return ontoOutput(call, h, config);
   },
   penalty(sites, config) {
     if (config.klWeight === 0) return undefined;

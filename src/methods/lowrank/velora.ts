@@ -3,6 +3,7 @@ import { ops, type Value } from "../../graph/index.js";
 import { parseConfig, siteConfigSchema } from "../config.js";
 import type { Adaptation, InitContext, Method, SiteCall, SiteShape } from "../method.js";
 import { loraOptions, plainFactors } from "./lora-options.js";
+import { ontoOutput, plainUpdate } from "./plain-update.js";
 import { loraScale } from "./scale.js";
 
 const schema = siteConfigSchema.extend({
@@ -118,21 +119,12 @@ export const veloraMethod = {
       },
     };
   },
-  additive: () => true,
-  weight: (weight, { lora_A: a, lora_B: b }, site, config) =>
-    ops.gemm(b as Value, a as Value, weight, { alpha: loraScale(site.path, config).scale }),
-  lowRank: (_, { lora_A: a, lora_B: b }, site, config) => ({
-    a: a as Value,
-    b: ops.mul(b as Value, loraScale(site.path, config).scale),
-  }),
+  ...plainUpdate,
   forward(call, config) {
-    const { x, y, gate, site, tensors, apply, mix, dropped, training } = call;
+    const { x, tensors, apply, dropped, training } = call;
     const input = config.dropout > 0 ? dropped(x, config.dropout) : x;
     const h = training ? compressed(call, input, config) : apply(input, tensors.lora_A as Value);
-    return mix(ops.mul(h, gate), tensors.lora_B as Value, {
-      onto: y,
-      alpha: loraScale(site.path, config).scale,
-    });
+    return ontoOutput(call, h, config);
   },
 } satisfies Method<VeloraConfig>;
 
