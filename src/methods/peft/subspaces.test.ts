@@ -27,7 +27,7 @@ describe("PEFT's options that are not supported together are refused by name", (
     ["kasa and a start", "llama-kasa", { init_lora_weights: "pissa" }, /'init_lora_weights' beside/],
     ["qalora and biases", "llama-qalora", { lora_bias: true }, /'lora_bias' beside 'use_qalora'/],
     ["bdlora and kasa", "llama-bdlora", { kasa_config }, /'kasa_config' is set/],
-    ["bdlora and alora", "llama-bdlora", { alora_invocation_tokens: [1] }, /alora_invocation_tokens/],
+    ["bdlora and alora", "llama-bdlora", { alora_invocation_tokens: [1] }, /'use_bdlora' is set/],
     ["frod without its basis", "llama-frod", { save_projection: false }, /save_projection/],
   ];
   test.each(cases)("%s", async (_, name, options, message) => {
