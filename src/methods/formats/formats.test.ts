@@ -50,6 +50,16 @@ describe("PEFT", () => {
     expect(read.modules.map(({ scale }) => scale)).toEqual([1, 1, 1]);
   });
 
+  test("what VeLoRA and MonteCLoRA train with is left out", () => {
+    const adapter = sample(["h.0.q"]);
+    const [extra, prior] = ["lora_velora_embed", "lora_monteclora_sampler.std_prior"].map(
+      (name) => [`${PREFIX}h.0.q.${name}`, normal(3)] as const,
+    ) as [[string, Tensor], [string, Tensor]];
+    const tensors = new Map([...adapter.tensors, extra, prior]);
+    expect(fromPeft({ ...adapter, tensors }).saved.size).toBe(0);
+    expectSameDeltas(fromMlx(toMlx({ ...adapter, tensors }, { layers: 1 })), adapter);
+  });
+
   test.each([
     [{ peft_type: "VERA" }, /LoRA/],
     [{ init_lora_weights: "pissa" }, /changed base/],

@@ -199,6 +199,9 @@ function patterns(values: readonly (readonly [string, number])[], common: number
 const NAME =
   /^(.*)\.(lora_A\.weight|lora_B\.weight|lora_B\.bias|lora_embedding_A|lora_embedding_B|lora_magnitude_vector(?:\.weight)?)$/;
 
+/** What VeLoRA and MonteCLoRA need for training only: without it they are LoRA. */
+const FOR_TRAINING = /\.(lora_velora_embed|lora_monteclora_sampler\.\w+)$/;
+
 /** Reads PEFT-named tensors. Throws `adapter-invalid` for a name without PEFT's prefix, or half a pair. */
 export function fromPeft(adapter: PeftTensors): LoraParts {
   const { tensors } = adapter;
@@ -208,6 +211,7 @@ export function fromPeft(adapter: PeftTensors): LoraParts {
   for (const [name, value] of tensors) {
     if (!name.startsWith(PREFIX))
       throw invalid(`'${name}' lacks '${PREFIX}'`, "give tensors as PEFT names them");
+    if (FOR_TRAINING.test(name)) continue;
     const match = NAME.exec(name.slice(PREFIX.length));
     if (!match) saved.set(name.slice(PREFIX.length), value);
     else put(found, match[1] ?? "", (match[2] ?? "").replace(/\.weight$/, ""), value);
