@@ -9,20 +9,19 @@ export interface Routes {
   readonly chosen: Value;
   /** `[tokens, n, k]`: what each of them counts. */
   readonly scores: Value;
+  /** `[tokens, n, k]`: the experts taken; undefined where every place takes all, in their order. */
+  readonly experts: Value | undefined;
 }
 
 /** 1 at each index and 0 elsewhere, along a new last axis, of the dtype of `like`. */
 export const oneHot = (indices: Value, length: number, like: Value): Value =>
   ops.cast(ops.equal(ops.unsqueeze(indices, -1), ops.arange(length)), like.dtype);
 
-/** The values `[..., s]` of the experts taken, `[..., k]`. */
-const picked = (chosen: Value, values: Value): Value =>
-  ops.reduceSum(ops.mul(chosen, ops.unsqueeze(values, -2)), [-1], false);
-
 /** The experts of the `k` largest of `[tokens, n, s]` at each place (of equal ones the first), and what `score` makes of these. */
 export function topRoutes(preferences: Value, k: number, score: (taken: Value) => Value): Routes {
-  const chosen = oneHot(ops.topK(preferences, k).indices, preferences.shape.at(-1) as number, preferences);
-  return { chosen, scores: score(picked(chosen, preferences)) };
+  const { indices, values } = ops.topK(preferences, k);
+  const chosen = oneHot(indices, preferences.shape.at(-1) as number, preferences);
+  return { chosen, scores: score(values), experts: indices };
 }
 
 /** Each row divided by its sum. */
@@ -36,12 +35,17 @@ export function allRoutes(probabilities: Value): Routes {
   return {
     chosen: ops.expand(chosen, [tokens, places, experts, experts], [probabilities]),
     scores: probabilities,
+    experts: undefined,
   };
 }
 
 /** The scores as weights of all experts, `[tokens, n, s]`, zero for those that are not taken. */
-export const weightsOf = ({ chosen, scores }: Routes): Value =>
-  ops.reduceSum(ops.mul(chosen, ops.unsqueeze(scores, -1)), [2], false);
+export function weightsOf({ chosen, scores, experts }: Routes): Value {
+  if (!experts) return scores;
+  const [tokens, places, , count] = chosen.shape as Dim[];
+  const none = ops.full([tokens, places, count] as Dim[], 0, scores.dtype, [scores]);
+  return ops.scatterElements(none, experts, scores, 2);
+}
 
 /** How many of a place's routes go to each expert, `[tokens, n, s]`. */
 export const countsOf = ({ chosen }: Pick<Routes, "chosen">): Value => ops.reduceSum(chosen, [2], false);
@@ -65,7 +69,9 @@ export const meanOverRows = (values: Value, mask: Value | undefined): Value =>
  * probability; k at uniform routing.
  */
 export function switchBalance(probabilities: Value, routes: Routes, mask: Value | undefined): Value {
-  const share = meanOverRows(countsOf(routes), mask);
+  const [tokens, places, taken, experts] = routes.chosen.shape as [Dim, number, number, number];
+  const flat = ops.reshape(routes.chosen, [tokens, places * taken, experts], [routes.chosen]);
+  const share = ops.div(sumOverRows(flat, mask), countPlaces(probabilities, mask));
   const mean = meanOverRows(probabilities, mask);
   return ops.mul(ops.reduceSum(ops.mul(share, mean), undefined, false), probabilities.shape.at(-1) as number);
 }

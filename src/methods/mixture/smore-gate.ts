@@ -41,8 +41,13 @@ export interface Gated extends Routes {
   readonly balance: Value | undefined;
 }
 
-const linear = (x: Value, weight: Value, bias: Value): Value =>
-  ops.add(ops.matmul(x, ops.transposeLast(weight)), bias);
+/** Places as rows of one matrix, which `linear` takes, and a result by token and place again. */
+const asRows = (known: Value): Value => ops.reshape(known, [-1, known.shape.at(-1) as number], [known]);
+const byPlace = (rows: Value, like: Value): Value =>
+  ops.reshape(rows, [...like.shape.slice(0, -1), rows.shape.at(-1) as number], [like]);
+
+export const linear = (x: Value, weight: Value, bias?: Value): Value =>
+  ops.gemm(x, weight, bias, { transB: true });
 
 const unit = (x: Value): Value =>
   ops.div(x, ops.sqrt(ops.max(ops.reduceSum(ops.square(x), [x.shape.length - 1]), 1e-24)));
@@ -61,9 +66,9 @@ export function gated(
   key: string,
 ): Gated {
   const { into, intoBias, out, outBias, keys } = tensors;
-  const query = linear(ops.relu(linear(known, into, intoBias)), out, outBias);
+  const query = linear(ops.relu(linear(asRows(known), into, intoBias)), out, outBias);
   if (shape.kind === "noisy") return noisyGate(known, query, tensors, shape, around, key);
-  const p = ops.softmax(ops.matmul(query, ops.transposeLast(keys)));
+  const p = byPlace(ops.softmax(linear(query, keys)), known);
   if (shape.kind === "dense") return { ...allRoutes(p), seenKeys: keys, balance: undefined };
   const routes = topRoutes(p, shape.active, shape.active > 1 ? normalised : (taken) => taken);
   return { ...routes, seenKeys: keys, balance: switchBalance(p, routes, around.mask) };
@@ -79,10 +84,10 @@ function noisyGate(
   key: string,
 ): Gated {
   const seenKeys = unit(keys);
-  const clean = ops.matmul(unit(query), ops.transposeLast(seenKeys));
+  const clean = byPlace(linear(unit(query), seenKeys), known);
   const score = (taken: Value) => (active > 1 ? ops.softmax(taken) : taken);
   if (!training) return { ...topRoutes(clean, active, score), seenKeys, balance: undefined };
-  const wanted = ops.softplus(ops.matmul(known, ops.transposeLast(spreads as Value)));
+  const wanted = byPlace(ops.softplus(linear(asRows(known), spreads as Value)), known);
   const spread = ops.add(wanted, LEAST_NOISE);
   const noisy = ops.add(clean, ops.mul(noise(clean, "normal", key), spread));
   const routes = topRoutes(noisy, active, score);

@@ -3,7 +3,7 @@ import { type Dim, ops, type Value } from "../../graph/index.js";
 import { parseConfig, siteConfigSchema } from "../config.js";
 import type { Adaptation, Method, SiteCall, TensorValues } from "../method.js";
 import { countsOf, sumOverRows, weightsOf } from "../routing.js";
-import { type Gated, gated } from "./smore-gate.js";
+import { type Gated, gated, linear } from "./smore-gate.js";
 import { activeOf, smoreTensors } from "./smore-tensors.js";
 
 const sizes = z.array(z.number().int().positive()).min(1);
@@ -68,19 +68,39 @@ const activate = (x: Value, kind: SmoreConfig["activation"], slope: Value | unde
   return ops.add(ops.relu(x), ops.mul(ops.min(x, 0), slope as Value));
 };
 
+/** What is read off the input: the codes A·x + a of every pool of experts, and the token as the gates see it. */
+interface Readings {
+  readonly codes: readonly Value[];
+  readonly token: Value;
+}
+
+/** All of them by one product, which passes over the input, and over its gradient, once. */
+function readings(x: Value, values: TensorValues, { experts, sharedPool }: SmoreConfig): Readings {
+  const get = (name: string) => values[`smore_${name}`] as Value;
+  const pools = sharedPool ? [0] : [...experts.keys()];
+  const matrices = pools.map((pool) => ops.reshape(get(`A_${pool}`), [-1, x.shape.at(-1) as number]));
+  const biases = pools.map((pool) => ops.reshape(get(`A_bias_${pool}`), [-1]));
+  const all = [...matrices, get("down")];
+  const product = linear(x, ops.concat(all, 0), ops.concat([...biases, get("down_bias")], 0));
+  const parts = ops.split(
+    product,
+    all.map(({ shape }) => shape[0] as number),
+    1,
+  );
+  return { codes: parts.slice(0, -1), token: parts.at(-1) as Value };
+}
+
 /** Residuals e of every expert of a sub-layer, `[tokens, s, d]`: λ·(B·(A·x + a) + b). */
 function residuals(
-  x: Value,
+  codes: Value,
   values: TensorValues,
   { ranks, alphas, sharedPool }: SmoreConfig,
   layer: number,
 ): Value {
   const pool = sharedPool ? 0 : layer;
   const get = (name: string) => values[`smore_${name}_${pool}`] as Value;
-  const [experts, rank, inputs] = get("A").shape as [number, number, number];
-  const rows = ops.reshape(get("A"), [experts * rank, inputs]);
-  const codes = ops.gemm(x, rows, ops.reshape(get("A_bias"), [experts * rank]), { transB: true });
-  const apart = ops.reshape(codes, [x.shape[0] as Dim, experts, rank], [x]);
+  const [experts, , rank] = get("B").shape as [number, number, number];
+  const apart = ops.reshape(codes, [codes.shape[0] as Dim, experts, rank], [codes]);
   const widened = ops.matmul(ops.transpose(apart, [1, 0, 2]), ops.transposeLast(get("B")));
   const all = ops.transpose(ops.add(widened, ops.unsqueeze(get("B_bias"), 1)), [1, 0, 2]);
   const scale = (alphas?.[layer] ?? rank) / Number(ranks[layer]);
@@ -94,14 +114,11 @@ function perPath(value: Value, paths: number): Value {
 }
 
 /** Routes of every sub-layer, top-down: what a place knows is the token, and the keys of the experts above it. */
-function routes(call: SiteCall, config: SmoreConfig): Gated[] {
+function routes(call: SiteCall, config: SmoreConfig, token: Value): Gated[] {
   const values = call.tensors as Record<string, Value>;
   const { experts } = config;
   const active = activeOf(config);
   const found: Gated[] = [];
-  const token = ops.gemm(call.x, values.smore_down as Value, values.smore_down_bias as Value, {
-    transB: true,
-  });
   let known = ops.unsqueeze(token, 1);
   for (let layer = experts.length - 1; layer >= 0; layer--) {
     const get = (name: string) => values[`smore_gate_${name}_${layer}`];
@@ -136,13 +153,17 @@ function summed(terms: Value, [places, count]: readonly [number, number]): Value
 }
 
 /** The root's vector `[tokens, d_L]`, bottom-up. */
-function propagated(call: SiteCall, config: SmoreConfig, gates: readonly Gated[]): Value {
-  const values = call.tensors as Record<string, Value>;
+function propagated(
+  values: TensorValues,
+  config: SmoreConfig,
+  gates: readonly Gated[],
+  codes: readonly Value[],
+): Value {
   const everywhere = config.activationAt === "all";
   const act = (x: Value, layer: number) => activate(x, config.activation, values[`smore_slope_${layer}`]);
   let below: Value | undefined;
   for (const [layer, gate] of gates.entries()) {
-    const all = residuals(call.x, values, config, layer);
+    const all = residuals(codes[config.sharedPool ? 0 : layer] as Value, values, config, layer);
     if (!below) {
       // Of leaves the token alone decides, so that every expert is activated once and weighed per place.
       below = ops.matmul(weightsOf(gate), everywhere ? act(all, layer) : all);
@@ -152,7 +173,10 @@ function propagated(call: SiteCall, config: SmoreConfig, gates: readonly Gated[]
     const own = ops.matmul(perPath(gate.chosen, places * count), all);
     const scores = ops.unsqueeze(perPath(gate.scores, places * count), -1);
     const [w, bias] = [values[`smore_W_${layer}`] as Value, values[`smore_W_bias_${layer}`] as Value];
-    const carried = (x: Value) => ops.add(ops.matmul(x, ops.transposeLast(w)), bias);
+    const carried = (x: Value) => {
+      const rows = linear(ops.reshape(x, [-1, x.shape[2] as number], [x]), w, bias);
+      return ops.reshape(rows, [...x.shape.slice(0, 2), rows.shape[1] as number], [x]);
+    };
     const terms = {
       all: (x: Value) => ops.mul(scores, act(ops.add(own, carried(x)), layer)),
       child: (x: Value) => ops.add(ops.mul(scores, own), carried(act(x, layer))),
@@ -197,9 +221,10 @@ export const smoreMethod = {
   weight: (weight) => weight,
   forward(call, config) {
     const { y, gate, mix, tensors: values } = call;
-    const chosen = routes(call, config);
+    const { codes, token } = readings(call.x, values, config);
+    const chosen = routes(call, config, token);
     account(call, config, chosen);
-    const root = propagated(call, config, chosen);
+    const root = propagated(values, config, chosen, codes);
     const update = mix(ops.mul(root, gate), values.smore_proj as Value, { onto: y });
     return ops.add(update, ops.mul(values.smore_proj_bias as Value, gate));
   },
