@@ -78,7 +78,13 @@ function leftOut(tasks) {
       bestRun(runs) || !runs[0]?.failed ? [] : [`- \`${name}\` on ${task}: ${runs[0].failed.split("\n")[0]}`],
     ),
   );
-  return failed.length > 0 ? `Not in the table:\n\n${failed.join("\n")}` : "";
+  const known = new Set(Object.values(tasks).flatMap(({ methods }) => Object.keys(methods)));
+  const absent = Object.entries(tasks).flatMap(([task, { methods }]) => {
+    const names = [...known].filter((name) => !methods[name]).map((name) => `\`${name}\``);
+    return names.length > 0 ? [`- not run on ${task}: ${names.join(", ")}`] : [];
+  });
+  const lines = [...failed, ...absent];
+  return lines.length > 0 ? `Not in the table:\n\n${lines.join("\n")}` : "";
 }
 
 /** A method's runs as points of the chart. */

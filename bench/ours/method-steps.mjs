@@ -5,7 +5,7 @@
 // Runtime writes its profile when a session is released.
 import { parseArgs } from "node:util";
 import { packExamples } from "tunesmith/data";
-import { applyMethod, calibrate, methodNamed, methodNames } from "tunesmith/methods";
+import { applyMethod, calibrate, methodNamed, methodNames, trainableCount } from "tunesmith/methods";
 import { initModel } from "tunesmith/models";
 import { adamw, fit, nextToken, stepCost } from "tunesmith/training";
 import { timeByOperator } from "./profile.mjs";
@@ -102,11 +102,8 @@ async function secondsOf(name) {
   });
   if (values.profile) console.error(profileText(name));
   const later = times.slice(WARMUP).sort((a, b) => a - b);
-  const trained = [...model.parameters.values()]
-    .filter(({ trainable }) => trainable)
-    .reduce((sum, { tensor }) => sum + tensor.data.length, 0);
   const cost = stepCost(nextToken(model, plan), { batch: BATCH, length: LENGTH });
-  return { median: later[later.length >> 1], trained, ...cost };
+  return { median: later[later.length >> 1], trained: trainableCount(model), ...cost };
 }
 
 function profileText(name) {

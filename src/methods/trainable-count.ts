@@ -1,4 +1,5 @@
 import type { Model } from "../models/index.js";
+import type { SparselyTuned } from "./sparse/lt-sft.js";
 
 /**
  * How many numbers of a model are trained: of a weight with chosen entries, those.
@@ -11,7 +12,7 @@ import type { Model } from "../models/index.js";
  * ```
  */
 export function trainableCount(model: Model): number {
-  const { places } = model as Partial<{ places: ReadonlyMap<string, Uint32Array> }>;
+  const { places } = model as Partial<Pick<SparselyTuned<Model>, "places">>;
   return [...model.parameters.values()].reduce(
     (sum, { name, trainable, tensor }) => sum + (trainable ? (places?.get(name) ?? tensor.data).length : 0),
     0,

@@ -3,26 +3,18 @@ import { TunesmithError } from "../../errors/index.js";
 import {
   baseFingerprint,
   cadence,
+  type FitOptions,
   loadLatest,
   type Objective,
   type OptimizerState,
   type Params,
-  type PlainData,
   restoreOptimizerState,
   restoreParams,
   saveCheckpoint,
 } from "../../training/index.js";
 
-/** Where a search keeps what it has done so far. */
-export interface SearchCheckpoints {
-  /** Folder for checkpoints, made if need be; nothing is written without one. */
-  readonly runDir?: string | undefined;
-  /** Continue from the newest checkpoint in `runDir` when there is one. Default false. */
-  readonly resume?: boolean;
-  /** Steps between checkpoints; "auto": as often as costs at most 2 % of the time; 0: none. Default 0. */
-  readonly saveEvery?: number | "auto";
-  /** Whatever else identifies the search; a resumed one must have the same. */
-  readonly config?: Readonly<Record<string, PlainData>>;
+/** Where a search keeps what it has done so far: as a run does. */
+export interface SearchCheckpoints extends Pick<FitOptions, "runDir" | "resume" | "saveEvery" | "config"> {
   /** Called with the step after which a search goes on. */
   readonly onResume?: (step: number) => void;
 }

@@ -4,7 +4,12 @@ import { parseConfig, siteConfigSchema } from "../config.js";
 import type { Adaptation, Method, TensorSpec } from "../method.js";
 
 const schema = siteConfigSchema.extend({
-  rank: z.number().int().positive().default(8).describe("rank r of the update, and width of the state"),
+  rank: z
+    .number()
+    .int()
+    .min(2, "a state is scaled by the range of its numbers: of one there is none")
+    .default(8)
+    .describe("rank r of the update, and width of the state; at least 2"),
   alpha: z.number().positive().default(16).describe("factor of the update (not divided by the rank)"),
   dropout: z.number().min(0).lt(1).default(0.1).describe("dropout on the state while training"),
   chain: z

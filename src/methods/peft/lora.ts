@@ -30,14 +30,16 @@ const REFUSED = [
   "velora_config",
 ];
 
-const why = (option: string): string =>
-  option === "target_parameters"
-    ? "adapts parameters instead of modules, as PEFT needs for experts kept together as [experts, in, out]; no model here has such, and the update of a matrix lies the other way round where its module stores it as [in, out]"
-    : "is not supported";
-
-const FIXES: Readonly<Record<string, string>> = {
-  target_parameters:
-    "train it with the modules of plain matrices in target_modules; or call merge_and_unload where it was made and load the merged model",
+/** Why one is refused, and what to do: in general, and where more can be said. */
+const REFUSAL = {
+  why: "is not supported",
+  fix: "merge the adapter where it was made, or train without this option",
+};
+const REFUSALS: Readonly<Record<string, typeof REFUSAL>> = {
+  target_parameters: {
+    why: "adapts parameters instead of modules, as PEFT needs for experts kept together as [experts, in, out]; no model here has such, and the update of a matrix lies the other way round where its module stores it as [in, out]",
+    fix: "train it with the modules of plain matrices in target_modules; or call merge_and_unload where it was made and load the merged model",
+  },
 };
 
 /** Initialisations whose files hold an adapter for a changed base that we cannot recompute. */
@@ -68,9 +70,8 @@ function options(given: PeftConfig, file: string): Record<string, unknown> {
     (key) => config[key] !== undefined && config[key] !== null && config[key] !== false,
   );
   if (refused) {
-    throw new TunesmithError("adapter-invalid", `${file}: '${refused}' is set, which ${why(refused)}`, {
-      fix: FIXES[refused] ?? "merge the adapter where it was made, or train without this option",
-    });
+    const { why, fix } = REFUSALS[refused] ?? REFUSAL;
+    throw new TunesmithError("adapter-invalid", `${file}: '${refused}' is set, which ${why}`, { fix });
   }
   const init = config.init_lora_weights;
   if (RESIDUAL.includes(String(init))) {

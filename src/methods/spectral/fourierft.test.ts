@@ -32,7 +32,8 @@ test.each(cases)(
       ...{ path: "map", kind: "linear", inFeatures: columns, outFeatures: rows, hasBias: false },
     };
     const { method, config } = fourierft({ frequencies: count });
-    const context = { sites: [site] } as unknown as SharedInitContext;
+    const once = <T>(_: string, compute: () => Promise<T>) => compute();
+    const context = { sites: [site], once } as unknown as SharedInitContext;
     const shared = await Promise.all(
       Object.entries(method.shared?.([site], config) ?? {}).map(async ([key, { shape, dtype, init }]) => {
         const data = (await init(context)) as Float32Array | Int32Array;

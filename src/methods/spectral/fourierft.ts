@@ -1,7 +1,7 @@
 import { z } from "zod";
 import { ops, type Value } from "../../graph/index.js";
 import { parseConfig, siteConfigSchema } from "../config.js";
-import type { Adaptation, Method, SharedSpec, SiteShape } from "../method.js";
+import type { Adaptation, Method, SharedInitContext, SharedSpec, SiteShape } from "../method.js";
 import { foldedPlaces, foldedTransform, halfWaves } from "./fourier-transform.js";
 import { frequenciesOf, shapeKey, spectrumPositions } from "./positions.js";
 
@@ -59,7 +59,8 @@ const frozen = (shape: readonly number[], init: SharedSpec["init"]): SharedSpec 
 function dense(site: SiteShape, config: FourierftConfig): Record<string, SharedSpec> {
   const key = shapeKey(site, config);
   const size = [site.outFeatures, site.inFeatures] as const;
-  const folded = () => foldedPlaces(spectrumPositions(site, config), size);
+  const folded = ({ once }: SharedInitContext) =>
+    once(`folded/${key}`, async () => foldedPlaces(spectrumPositions(site, config), size));
   const count = [frequenciesOf(site, config)];
   const waves = size.flatMap((length) =>
     (["cos", "sin"] as const).map((wave): [string, SharedSpec] => {
@@ -69,8 +70,11 @@ function dense(site: SiteShape, config: FourierftConfig): Record<string, SharedS
   );
   return {
     ...Object.fromEntries(waves),
-    [`fourierft_places_${key}`]: { ...frozen(count, () => folded().places), dtype: "int32" },
-    [`fourierft_signs_${key}`]: frozen(count, () => folded().signs),
+    [`fourierft_places_${key}`]: {
+      ...frozen(count, async (context) => (await folded(context)).places),
+      dtype: "int32",
+    },
+    [`fourierft_signs_${key}`]: frozen(count, async (context) => (await folded(context)).signs),
   };
 }
 
