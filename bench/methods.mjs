@@ -11,7 +11,7 @@ export function methodsSection({ ours }) {
     ...(failed.length > 0 ? { leftOut: failed.join("; ") } : {}),
     rows: rows
       .filter((row) => !row.failed)
-      .map(({ name, seconds, lora, products, passes }) => ({
+      .map(({ name, seconds, lora, products, passes, operators }) => ({
         what: name,
         unit: "s",
         ours: seconds,
@@ -19,8 +19,8 @@ export function methodsSection({ ours }) {
         peerName: "lora",
         ratio: seconds / lora,
         target: TARGET,
-        // What its mathematics asks for: work in matrix products and in all else, over LoRA's.
-        extra: { products, passes },
+        // What its mathematics asks for: work in matrix products and in all else, and operators, over LoRA's.
+        extra: { products, passes, operators },
       })),
   };
 }

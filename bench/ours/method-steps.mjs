@@ -57,19 +57,23 @@ for (const name of names) {
   try {
     const own = await secondsOf(name);
     const after = await secondsOf("lora");
-    const work = { products: own.productFlops / after.productFlops, passes: own.passBytes / after.passBytes };
+    const work = {
+      products: own.productFlops / after.productFlops,
+      passes: own.passBytes / after.passBytes,
+      operators: own.operators / after.operators,
+    };
     const seconds = { seconds: own.median, lora: (before.median + after.median) / 2 };
     rows.push({ name, ...seconds, ...work, trained: own.trained });
     before = after;
   } catch (error) {
     rows.push({ name, failed: `${error.code ?? error}: ${error.message.split("\n")[0]}` });
   }
-  const { seconds, lora, products, passes, failed } = rows.at(-1);
-  const over = [seconds / lora, products, passes].map((ratio) => ratio?.toFixed(2));
+  const { seconds, lora, products, passes, operators, failed } = rows.at(-1);
+  const over = [seconds / lora, products, passes, operators].map((ratio) => ratio?.toFixed(2));
   console.error(
     name,
     failed ??
-      `${seconds.toFixed(3)} s: ${over[0]} of LoRA's time, ${over[1]} of its products, ${over[2]} of its passes`,
+      `${seconds.toFixed(3)} s: ${over[0]} of LoRA's time, ${over[1]} of its products, ${over[2]} of its passes, ${over[3]} of its operators`,
   );
 }
 console.log(JSON.stringify({ rows, loraTrained: before.trained }));

@@ -39,4 +39,15 @@ test("products are what a longer batch multiplies", async () => {
   const cost = (batch: number) =>
     stepCost(nextToken(model, { ...plan, batchSize: batch }), { ...shape, batch });
   expect(cost(4).productFlops).toBe(2 * cost(2).productFlops);
+  expect(cost(4).operators).toBe(cost(2).operators);
+});
+
+test("LoRA on one more map runs its two products more, forward and backward", async () => {
+  const operators = async (targets: string[]) => {
+    const model = await adapt(base, lora({ rank: RANK, targets }));
+    return stepCost(nextToken(model, plan), shape).operators;
+  };
+  const [one, two] = [await operators(["down_proj"]), await operators(["down_proj", "up_proj"])];
+  // Forward two products; backward two per factor and what brings the gradient to the map's output; never fewer than these six.
+  expect(two - one).toBeGreaterThanOrEqual(6);
 });

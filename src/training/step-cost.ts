@@ -10,6 +10,8 @@ export interface StepCost {
   readonly productFlops: number;
   /** Bytes that all other operators read and write. */
   readonly passBytes: number;
+  /** Operators that run; each takes the runtime some microseconds, however small its work is. */
+  readonly operators: number;
 }
 
 /**
@@ -30,14 +32,15 @@ export interface StepCost {
 export function stepCost(objective: Objective, shape: StepShape, options: StepGraphOptions = {}): StepCost {
   const nodes = nodesOf(lowerMarkers(stepGraph(objective, shape, options).graph));
   const fixed = foldedNodes(nodes);
-  let [productFlops, passBytes] = [0, 0];
+  let [productFlops, passBytes, operators] = [0, 0, 0];
   for (const node of nodes) {
     if (fixed.has(node) || VIEWS.has(node.op) || node.op === "Shape") continue;
+    operators++;
     const flops = flopsOf(node);
     if (flops !== undefined) productFlops += flops;
     else for (const value of [...node.inputs, ...node.outputs]) if (value) passBytes += bytesOf(value);
   }
-  return { productFlops, passBytes };
+  return { productFlops, passBytes, operators };
 }
 
 /** Twice the multiplications of a product; undefined for other operators. */

@@ -22,6 +22,7 @@ export function dryRun(config: RunConfig, prepared: Prepared, ui: Ui): void {
     table([
       ["matrix products", `${(cost.productFlops / 1e9).toFixed(2)} GFLOP`],
       ["other operators, read and written", formatBytes(cost.passBytes)],
+      ["operators", String(cost.operators)],
     ]),
   );
   if (histogram.length > 0) ui.say("\nrows by length");
