@@ -3,6 +3,7 @@ import { dataCheckSchema, dataShowSchema, dataSplitSchema } from "./config/data-
 import { configExplainSchema, configShowSchema } from "./config/inspection.js";
 import { predictSchema } from "./config/predict-schema.js";
 import {
+  arrowCommandSchema,
   compareSchema,
   convertSchema,
   evalSchema,
@@ -80,6 +81,14 @@ export const commands: readonly Command[] = [
     schema: mergeSchema,
     example: "tunesmith merge --model MODEL --adapter adapter --out merged",
     run: async (options, context) => (await import("./commands/merge.js")).runMerge(options, context),
+  }),
+  command({
+    name: "arrow",
+    summary:
+      "one adapter of several that were trained apart: every token goes to those it has most to do with",
+    schema: arrowCommandSchema,
+    example: "tunesmith arrow --model MODEL --experts adapters/law,adapters/code --top-k 1 --out routed",
+    run: async (options, context) => (await import("./commands/arrow.js")).runArrow(options, context),
   }),
   command({
     name: "compare",

@@ -137,7 +137,7 @@ export async function createAdapter(
   const outputs = probeOutputs(model);
   const all = sitesOf(outputs);
   checkCalibration(given, options);
-  const adaptation = await settled(given, chooseSites(model, all, given), options);
+  const adaptation = await settled(given, model, chooseSites(model, all, given), options);
   const chosen = chooseSites(model, all, adaptation);
   const shared = await sharedTensors(chosen, adaptation, options);
   const lent = lentTensors(chosen.map(shapeOfSite), adaptation, shared);
@@ -159,16 +159,18 @@ export async function createAdapter(
   return assemble({ name, adaptation, sites, shared, saved, tokens });
 }
 
-/** The adaptation as its method has it once data is known. */
+/** The adaptation as its method has it once data and model are known. */
 async function settled(
   adaptation: Adaptation,
+  { tokenizer }: Model,
   sites: readonly Site[],
   { stored, calibration }: CreateOptions,
 ): Promise<Adaptation> {
   const { method, config } = adaptation;
   if (!method.settle || stored) return adaptation;
   const statistic = (path: string, name: Statistic) => statisticOf(calibration, method.name, path, name);
-  return { method, config: await method.settle(config, { sites: sites.map(shapeOfSite), statistic }) };
+  const context = { sites: sites.map(shapeOfSite), statistic, tokenizer };
+  return { method, config: await method.settle(config, context) };
 }
 
 async function statisticOf(

@@ -141,7 +141,13 @@ export type {
   TensorSpec,
   TensorValues,
 } from "./method.js";
-export { type ArrowConfig, type ArrowMethod, type ArrowOptions, arrowOver } from "./mixture/arrow.js";
+export {
+  type ArrowConfig,
+  type ArrowMethod,
+  type ArrowOptions,
+  arrowOver,
+  arrowSchema,
+} from "./mixture/arrow.js";
 export { type ArrowSettings, arrow } from "./mixture/arrow-experts.js";
 export type { ExpertSource } from "./mixture/read-experts.js";
 export { type SmoreConfig, smore, smoreMethod } from "./mixture/smore.js";

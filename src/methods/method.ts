@@ -1,6 +1,6 @@
 import type { z } from "zod";
 import type { Value } from "../graph/index.js";
-import type { ConvShape, Parameter, Site, TrainingHooks } from "../models/index.js";
+import type { ConvShape, Parameter, Site, Tokenizer, TrainingHooks } from "../models/index.js";
 import type { PassText } from "./pass-text.js";
 import type { TargetSelection } from "./targets.js";
 
@@ -227,7 +227,7 @@ export interface Method<Config extends SiteConfig> {
   /** Statistics its initialisers ask for with this configuration, so that missing calibration is an error up front. */
   needs?(config: Config): readonly Statistic[];
   /**
-   * The configuration once data is known: ranks shared out among sites, sites left out. Asked once, for a fresh adapter
+   * The configuration once data and model are known: ranks shared out among sites, sites left out, texts as tokens. Asked once, for a fresh adapter
    * and before its tensors; not for one that is read from a file.
    */
   settle?(config: Config, context: Settling): Promise<Config>;
@@ -290,6 +290,8 @@ export interface Settling {
   readonly sites: readonly SiteShape[];
   /** A statistic of one site, as in `InitContext`. */
   statistic(path: string, name: Statistic): Promise<Float32Array>;
+  /** The model's, where it has one. */
+  readonly tokenizer: Tokenizer | undefined;
 }
 
 /** A method with its validated configuration: what `adapt` takes. */

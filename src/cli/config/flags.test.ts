@@ -40,6 +40,9 @@ test("texts become what the field takes, or stay for the schema to refuse", () =
   expect(parseFlag(of(z.number()), "")).toBe("");
   expect(parseFlag(of(z.array(z.number())), "0,2,3")).toEqual([0, 2, 3]);
   expect(parseFlag(of(z.array(z.string())), "a,b")).toEqual(["a", "b"]);
+  const textOrIds = of(z.union([z.string(), z.array(z.number())]));
+  expect(parseFlag(textOrIds, "12,7")).toEqual([12, 7]);
+  expect(parseFlag(textOrIds, "judge, please: 12")).toBe("judge, please: 12");
   expect(parseFlag(of(z.record(z.string(), z.number())), '{"q_proj":4}')).toEqual({ q_proj: 4 });
   expect(parseFlag(of(z.record(z.string(), z.number())), "q_proj=4")).toBe("q_proj=4");
   expect(parseFlag(of(z.union([z.number(), z.string()])), "512MB")).toBe("512MB");

@@ -99,11 +99,17 @@ export function parseFlag(field: Field, text: string): unknown {
   if (/^\s*[[{]/.test(text) && (has("record") || has("array of number"))) return fromJson(text);
   if (has("array of enum")) return parts(text);
   if (has("array of string")) return has("string") ? nameList(text) : parts(text);
-  if (has("array of number")) return parts(text).map(number);
+  if (has("array of number")) return numbers(text, has("string"));
   if (has("record") || has("object")) return fromJson(text);
   if (has("number")) return number(text);
   if (has("boolean")) return text === "true" || (text === "false" ? false : text);
   return text;
+}
+
+/** A list of numbers; what is none stays one text where the field takes texts. */
+function numbers(text: string, orText: boolean): unknown {
+  const list = parts(text).map(number);
+  return orText && list.some((part) => typeof part === "string") ? text : list;
 }
 
 const number = (text: string): unknown =>

@@ -1,5 +1,5 @@
 import { z } from "zod";
-import { ADAPTER_FORMATS, methodNamed, methodNames } from "../../methods/index.js";
+import { ADAPTER_FORMATS, arrowSchema, methodNamed, methodNames } from "../../methods/index.js";
 import {
   adapterShape,
   count,
@@ -87,6 +87,12 @@ export const mergeSchema = z.strictObject({
   anyBase: adapterShape.anyBase,
   adapterTask: adapterShape.adapterTask,
   out: z.string().min(1).describe("folder the merged model is written to"),
+});
+
+export const arrowCommandSchema = z.strictObject({
+  model: modelField,
+  ...arrowSchema.shape,
+  out: z.string().min(1).describe("folder the adapter is written to, its experts with it"),
 });
 
 export const convertSchema = z

@@ -1,4 +1,4 @@
-import { mkdtempSync } from "node:fs";
+import { mkdtempSync, readFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { expect, test } from "vitest";
@@ -7,9 +7,11 @@ import { input, makeGraph } from "../../graph/index.js";
 import { createDecoder } from "../../models/generate/decoder.js";
 import {
   type CausalLm,
+  defaultModelPath,
   exportGraph,
   generate,
   inputsOf,
+  loadModel,
   type Parameter,
   parameterFeeds,
   staticInputs,
@@ -210,6 +212,23 @@ test("what it cannot do is refused by name", async () => {
   expect(() => alora({ invocation: [] })).toThrow(/invocation/);
   await expect(adapt(base, alora({ invocation: CALL, targets: ["embed_tokens"] }))).rejects.toMatchObject({
     code: "target-unsupported",
+  });
+});
+
+test("an invocation given as a text becomes the tokens of the model's tokenizer, in the folder too", async () => {
+  const shipped = await loadModel(await defaultModelPath());
+  const text = "function";
+  const ids = Array.from(shipped.tokenizer?.encode(text, { continuation: true }) ?? []);
+  const model = await adapt(shipped, alora({ ...settings, invocation: text }));
+  expect(ids.length).toBeGreaterThan(0);
+  expect(model.adapters.get("default")?.adaptation.config).toMatchObject({ invocation: ids });
+  const folder = join(mkdtempSync(join(tmpdir(), "tunesmith-alora-")), "adapter");
+  await saveAdapter(randomise(model, 5, 0.3), folder);
+  const written = JSON.parse(readFileSync(join(folder, "adapter_config.json"), "utf8"));
+  expect(written.alora_invocation_tokens).toEqual(ids);
+  await expect(adapt(base, alora({ ...settings, invocation: text }))).rejects.toMatchObject({
+    code: "config-invalid",
+    message: expect.stringContaining("no tokenizer"),
   });
 });
 

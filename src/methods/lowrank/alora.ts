@@ -1,6 +1,7 @@
 import { z } from "zod";
 import { TunesmithError } from "../../errors/index.js";
 import { ops, type Value } from "../../graph/index.js";
+import type { Tokenizer } from "../../models/index.js";
 import { parseConfig, siteConfigSchema } from "../config.js";
 import type { Adaptation, Method, SiteCall } from "../method.js";
 import type { PassText } from "../pass-text.js";
@@ -10,13 +11,29 @@ import { loraScale } from "./scale.js";
 const schema = siteConfigSchema.extend({
   ...loraOptions,
   invocation: z
-    .array(z.number().int().min(0))
-    .min(1)
-    .describe("ids of the tokens that switch the adapter on, from their last occurrence in a text on"),
+    .union([z.string().min(1), z.array(z.number().int().min(0)).min(1)])
+    .describe("text, or ids of tokens, that switches the adapter on, from its last occurrence in a text on"),
 });
 
-/** Configuration of aLoRA, after defaults. */
+/** Configuration of aLoRA, after defaults. On a model the invocation is ids. */
 export type AloraConfig = z.infer<typeof schema>;
+
+/** The invocation as tokens. Throws `config-invalid` where it is a text and there is no tokenizer, or one that makes nothing of it. */
+function asTokens(
+  invocation: AloraConfig["invocation"],
+  tokenizer: Tokenizer | undefined,
+): readonly number[] {
+  if (typeof invocation !== "string") return invocation;
+  const ids = tokenizer ? Array.from(tokenizer.encode(invocation, { continuation: true })) : [];
+  if (ids.length > 0) return ids;
+  throw new TunesmithError(
+    "config-invalid",
+    tokenizer
+      ? `invocation: the tokenizer makes no token of '${invocation}'`
+      : `invocation: the model has no tokenizer for '${invocation}'`,
+    { fix: "give the ids of its tokens" },
+  );
+}
 
 /** float32 `[batch, past + length]`: n where the invocation begins in column n − 1, 0 elsewhere. */
 function starts({ prompt, promptSegments }: PassText, invocation: readonly number[]): Value {
@@ -51,7 +68,7 @@ export function invoked(text: PassText, invocation: readonly number[]): Value {
 }
 
 /** The pass's own. Throws `target-unsupported` at a module that does not see every token of the texts. */
-function activation({ pass, text, site }: SiteCall, { invocation }: AloraConfig): Value {
+function activation({ pass, text, site }: SiteCall, config: AloraConfig): Value {
   const known = pass.get("invoked");
   const seen = text();
   if (!seen) {
@@ -65,7 +82,7 @@ function activation({ pass, text, site }: SiteCall, { invocation }: AloraConfig)
     );
   }
   if (known) return known;
-  const active = invoked(seen, invocation);
+  const active = invoked(seen, asTokens(config.invocation, undefined));
   pass.set("invoked", active);
   return active;
 }
@@ -82,9 +99,13 @@ export const aloraMethod = {
   paper: "2504.12397",
   schema,
   kinds: ["linear"],
+  settle: async (config, { tokenizer }) => ({
+    ...config,
+    invocation: [...asTokens(config.invocation, tokenizer)],
+  }),
   tensors: (site, config) => plainFactors(site, loraScale(site.path, config).rank),
   unmergeable: () => "it acts on some of a text's tokens only, those from the invocation on",
-  probeTail: ({ invocation }) => invocation,
+  probeTail: ({ invocation }) => asTokens(invocation, undefined),
   weight: (weight) => weight,
   forward(call, config) {
     const { x, y, gate, site, tensors, apply, mix, dropped } = call;
@@ -96,17 +117,15 @@ export const aloraMethod = {
 } satisfies Method<AloraConfig>;
 
 /**
- * aLoRA with a configuration. Defaults are PEFT's; `invocation` are the ids of the tokens that switch it on, which every text it is trained on must
- * have. Packed texts are told apart. Cannot be merged, and does not take a model's head.
+ * aLoRA with a configuration. Defaults are PEFT's; `invocation` is the text that switches it on, or the ids of its tokens, which every text it is
+ * trained on must have. A text is tokenised by itself: take one whose tokens do not depend on what stands beside it, such as special tokens. Packed texts are told apart. Cannot be merged, and does not take a model's head.
  *
  * Throws `config-invalid` naming the field.
  *
  * @example
  * ```ts
  * import { alora } from "tunesmith/methods";
- * import { loadModel } from "tunesmith/models";
- * const { tokenizer } = await loadModel("path/to/model");
- * const invocation = Array.from(tokenizer?.encode("<|start_of_role|>judge<|end_of_role|>") ?? []);
+ * const invocation = "<|start_of_role|>judge<|end_of_role|>";
  * const adaptation = alora({ invocation, targets: ["q_proj", "k_proj", "v_proj"] });
  * ```
  */

@@ -8,6 +8,7 @@ import { sumOverRows, topRoutes, weightsOf } from "../routing.js";
 import { addExperts, checkExpert, expertTensors, notAnExpert } from "./experts.js";
 import { iteratedDirection, mainDirection } from "./prototype.js";
 
+/** Options of Arrow; experts and general adapters are folders. */
 export const arrowSchema = z.strictObject({
   experts: z.array(z.string()).min(1).describe("folders of LoRA adapters for this model: the experts"),
   topK: z
