@@ -68,7 +68,15 @@ function comparison({ tasks }) {
   const head = ["method", "trained", "language: loss", "rate"];
   head.push(...SCORED.flatMap((task) => [`${task}: %`, "rate"]), "MB");
   const whats = Object.entries(tasks).map(([task, { what }]) => `- **${task}**: ${what}.`);
-  return `${whats.join("\n")}\n\n${table(head, cells)}\n\n${leftOut(tasks)}`.trim();
+  return [whats.join("\n"), table(head, cells), searchedText(tasks), leftOut(tasks)].join("\n\n").trim();
+}
+
+/** Whose rate was searched on a scored task itself: those that were tried at several. */
+function searchedText(tasks) {
+  return SCORED.map((task) => {
+    const searched = Object.entries(tasks[task]?.methods ?? {}).filter(([, runs]) => runs.length > 1);
+    return `Rates searched on ${task}: ${searched.map(([name]) => `\`${name}\``).join(", ")}.`;
+  }).join("\n\n");
 }
 
 /** What did not run, and why. */

@@ -39,7 +39,18 @@ test("adapters become the experts of one, which is used like any other", async (
 }, 120_000);
 
 test("aLoRA learns after an invocation that is given as a text", async () => {
-  const args = ["--method", "alora", "--invocation", " of a", "--rank", "2", "--steps", "3", "--out", "alora"];
+  const args = [
+    "--method",
+    "alora",
+    "--invocation",
+    " of a",
+    "--rank",
+    "2",
+    "--steps",
+    "3",
+    "--out",
+    "alora",
+  ];
   const { lossAfter, lossBefore } = (await json([...train, ...args], folder)) as unknown as Record<
     string,
     number

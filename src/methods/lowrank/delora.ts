@@ -6,7 +6,8 @@ import { patternValue } from "../targets.js";
 
 const schema = siteConfigSchema.extend({
   rank: z.number().int().positive().default(8).describe("rank r of the update"),
-  boundary: z.number().positive().default(15).describe("start of λ, which bounds the size of the update"),
+  // PEFT's 15 is for large models. B starts at zero and is normalised, so that the first step moves a weight by all of λ, whatever the rate.
+  boundary: z.number().positive().default(4).describe("start of λ, which bounds the size of the update"),
   dropout: z.number().min(0).lt(1).default(0).describe("dropout on the input of the update while training"),
   rankPattern: z
     .record(z.string(), z.number().int().positive())
@@ -88,7 +89,7 @@ export const deloraMethod = {
 } satisfies Method<DeloraConfig>;
 
 /**
- * DeLoRA with a configuration. Defaults are PEFT's. Throws `config-invalid` naming the field.
+ * DeLoRA with a configuration. Defaults are PEFT's but for `boundary` (15 there), by our own search. Throws `config-invalid` naming the field.
  *
  * @example
  * ```ts
