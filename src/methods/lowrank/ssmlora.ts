@@ -7,9 +7,9 @@ const schema = siteConfigSchema.extend({
   rank: z
     .number()
     .int()
-    .min(2, "a state is scaled by the range of its numbers: of one there is none")
+    .min(3, "a state is scaled to [0, 1]: of two numbers one is always 0, the other 1, and nothing is learnt")
     .default(8)
-    .describe("rank r of the update, and width of the state; at least 2"),
+    .describe("rank r of the update, and width of the state; at least 3"),
   alpha: z.number().positive().default(16).describe("factor of the update (not divided by the rank)"),
   dropout: z.number().min(0).lt(1).default(0.1).describe("dropout on the state while training"),
   chain: z
