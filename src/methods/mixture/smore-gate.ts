@@ -42,8 +42,9 @@ export interface Gated extends Routes {
 }
 
 /** Places as rows of one matrix, which `linear` takes, and a result by token and place again. */
-const asRows = (known: Value): Value => ops.reshape(known, [-1, known.shape.at(-1) as number], [known]);
-const byPlace = (rows: Value, like: Value): Value =>
+export const asRows = (known: Value): Value =>
+  ops.reshape(known, [-1, known.shape.at(-1) as number], [known]);
+export const byPlace = (rows: Value, like: Value): Value =>
   ops.reshape(rows, [...like.shape.slice(0, -1), rows.shape.at(-1) as number], [like]);
 
 export const linear = (x: Value, weight: Value, bias?: Value): Value =>

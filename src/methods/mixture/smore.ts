@@ -3,7 +3,7 @@ import { type Dim, ops, type Value } from "../../graph/index.js";
 import { parseConfig, siteConfigSchema } from "../config.js";
 import type { Adaptation, Method, SiteCall, TensorValues } from "../method.js";
 import { countsOf, sumOverRows, weightsOf } from "../routing.js";
-import { type Gated, gated, linear } from "./smore-gate.js";
+import { asRows, byPlace, type Gated, gated, linear } from "./smore-gate.js";
 import { activeOf, smoreTensors } from "./smore-tensors.js";
 
 const sizes = z.array(z.number().int().positive()).min(1);
@@ -173,10 +173,7 @@ function propagated(
     const own = ops.matmul(perPath(gate.chosen, places * count), all);
     const scores = ops.unsqueeze(perPath(gate.scores, places * count), -1);
     const [w, bias] = [values[`smore_W_${layer}`] as Value, values[`smore_W_bias_${layer}`] as Value];
-    const carried = (x: Value) => {
-      const rows = linear(ops.reshape(x, [-1, x.shape[2] as number], [x]), w, bias);
-      return ops.reshape(rows, [...x.shape.slice(0, 2), rows.shape[1] as number], [x]);
-    };
+    const carried = (x: Value) => byPlace(linear(asRows(x), w, bias), x);
     const terms = {
       all: (x: Value) => ops.mul(scores, act(ops.add(own, carried(x)), layer)),
       child: (x: Value) => ops.add(ops.mul(scores, own), carried(act(x, layer))),
